@@ -1,0 +1,92 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* block.h - the host's side of a disk: asynchronous scatter-gather requests on an image. Knows no guest.
+ *
+ * An image is opened once and shared by lanes; a lane belongs to one loop (one per queue) and owns its engine: an
+ * io_uring, or worker threads where io_uring is not to be had. The buffers of a request belong to it until done() ran.
+ * A request is complete or failed: short reads and writes are continued inside. */
+#pragma once
+#include "base/err.h"
+#include "base/forward.h"
+#include "base/log.h"
+#include "loop/loop.h"
+#include <sys/uio.h>
+
+enum block_op { BLOCK_READ, BLOCK_WRITE, BLOCK_FLUSH, BLOCK_DISCARD, BLOCK_WRITE_ZEROES };
+
+/* One operation on a host file: what a request needs next. The lane's own. */
+enum block_step_op {
+	BLOCK_STEP_READ, BLOCK_STEP_WRITE, BLOCK_STEP_SYNC,
+	BLOCK_STEP_FALLOCATE,      /* mode says how */
+	BLOCK_STEP_DISCARD_DEVICE, /* BLKDISCARD: an ioctl, so never io_uring's */
+};
+
+struct block_step {
+	enum block_step_op op;
+	int mode;
+	struct iovec *iov; /* READ, WRITE */
+	int n_iov;
+	bool is_buffered;  /* on the image's second descriptor, the one without O_DIRECT */
+	uint64_t offset_bytes, n_bytes;
+};
+
+struct block_request {
+	enum block_op op;
+	bool may_unmap;        /* WRITE_ZEROES: deallocating is fine */
+	uint64_t offset_bytes; /* multiples of 512, inside the image: asserted, the device has checked */
+	uint64_t n_bytes;
+	struct iovec *iov;     /* READ, WRITE: sums up to n_bytes; advanced in place as bytes are moved */
+	int n_iov;
+	/* On the lane's loop. result is 0 or a negative errno. */
+	void (*done)(struct block_request *r, int result);
+	/* the lane's own */
+	struct block_lane *lane;
+	struct block_request *next;
+	uint64_t n_done_bytes;
+	int result;
+	void *bounce; /* for direct I/O when the buffers are not aligned */
+	struct iovec bounce_iov;
+	struct block_step step;
+	long step_result;
+	uint16_t n_retries; /* without progress */
+	uint8_t method;     /* which way of writing zeroes is being tried */
+};
+
+struct block_params {
+	const char *path;
+	bool is_readonly, is_direct;
+	bool has_no_io_uring; /* worker threads from the start */
+	bool has_discard;     /* holes may be punched */
+	const struct log *log;
+};
+
+struct block_limits {
+	uint64_t n_bytes;            /* capacity */
+	/* From the host's file system or device. */
+	uint32_t logical_block_bytes, physical_block_bytes, optimal_io_bytes;
+	uint32_t discard_granularity_bytes;
+	bool can_discard, can_write_zeroes;
+	bool is_readonly;
+};
+
+struct block_image;
+struct block_lane;
+
+/* Opens and locks the image (open file description locks: one writer or many readers). */
+int block_open(const struct block_params *p, struct block_image **ret_i, struct err *e);
+void block_close(struct block_image *i); /* after its lanes */
+void block_image_limits(const struct block_image *i, struct block_limits *ret_l);
+
+/* On the loop that will own it. n_max: requests in flight that make sense; more wait their turn. The engine is made
+ * when it is first needed. Falls back to workers by itself, and logs it. */
+int block_lane_open(struct block_image *i, struct loop *l, unsigned n_max, struct block_lane **ret_lane, struct err *e);
+void block_lane_close(struct block_lane *lane); /* nothing in flight; on the owner loop, or after it ended */
+const char *block_lane_engine(struct block_lane *lane); /* "io_uring", "workers"; makes it. Owner loop. */
+
+/* Owner loop. Never fails and never calls done() from inside: results come through the loop. Batched: what was
+ * submitted in one turn of the loop reaches the kernel in one system call. */
+void block_submit(struct block_lane *lane, struct block_request *r);
+/* fn runs on the owner loop after each batch of done() calls: the place to tell a driver once. Owner loop. */
+void block_lane_on_batch_end(struct block_lane *lane, void (*fn)(void *context), void *context);
+/* Waits until nothing is in flight, running done() of each, without running the rest of the loop. */
+void block_drain(struct block_lane *lane);
+unsigned block_in_flight(const struct block_lane *lane);

@@ -1,0 +1,32 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Ours: how the machine is put together. */
+#include "config/vm_config.h"
+#include "schema/schema.h"
+
+static const struct enum_name transport_names[] = {
+	{ .json = "Pci", .word = "pci", .value = TRANSPORT_PCI },
+	{ .json = "Mmio", .word = "mmio", .value = TRANSPORT_MMIO },
+	{ 0 },
+};
+
+static const struct enum_name irqchip_names[] = {
+	{ .json = "Split", .word = "split", .value = IRQCHIP_SPLIT },
+	{ .json = "Kernel", .word = "kernel", .value = IRQCHIP_KERNEL },
+	{ 0 },
+};
+
+#define T struct machine_config
+static const struct field machine_rows[] = {
+	ROW_ENUM(T, transport, enum machine_transport, transport_names, .def = TRANSPORT_PCI,
+	         .help = "What virtio devices are attached to"),
+	ROW_ENUM(T, irqchip, enum machine_irqchip, irqchip_names, .def = IRQCHIP_SPLIT,
+	         .help = "Whether the IOAPIC is the VMM's own, or the kernel's"),
+	ROW_BOOL(T, acpi, .def = true, .help = "Describe the machine to the guest by ACPI tables"),
+	ROW_BOOL(T, map_kernel,
+	         .help = "Map kernel and initramfs instead of copying them: starts at once and shares memory with other "
+	                 "guests, but has small pages there"),
+	ROW_PAD(T, pad_),
+};
+const struct schema machine_schema =
+	SCHEMA(T, machine_rows, .name = "MachineConfig", .option = "machine",
+	       .help = "How the machine is put together");

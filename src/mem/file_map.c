@@ -1,0 +1,107 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "mem/file_map.h"
+
+#include "base/checked.h"
+#include "base/cleanup.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#define PAGE_BYTES 4096ull
+/* Below this a copy is cheaper than the faults. */
+#define MIN_BYTES (1ull << 20)
+
+void mem_files_init(struct mem_files *f, int lease_signal)
+{
+	memset(f, 0, sizeof *f);
+	f->lease_signal = lease_signal;
+}
+
+void mem_files_done(struct mem_files *f)
+{
+	for (size_t i = 0; i < f->n_files; i++)
+		fd_close(&f->files[i].fd);
+	f->n_files = f->n_ranges = 0;
+}
+
+/* Writing to each page would make it private too, but truncating a file takes even those from its mappings. */
+static int copy_range(struct span s)
+{
+	size_t n_bytes = (size_t)s.n_bytes;
+	void *host = (void *)(uintptr_t)s.host;
+	void *copy = mmap(NULL, n_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	if (copy == MAP_FAILED)
+		return -errno;
+	span_read(s, 0, copy, n_bytes);
+	(void)madvise(copy, n_bytes, MADV_DONTDUMP);
+	if (mremap(copy, n_bytes, n_bytes, MREMAP_MAYMOVE | MREMAP_FIXED, host) == MAP_FAILED) {
+		int rc = -errno;
+		(void)munmap(copy, n_bytes);
+		return rc;
+	}
+	return 0;
+}
+
+int mem_files_keep(struct mem_files *f)
+{
+	while (f->n_ranges) {
+		int rc = copy_range(f->ranges[f->n_ranges - 1]);
+		if (rc < 0)
+			return rc;
+		f->n_ranges--;
+	}
+	mem_files_done(f);
+	return 0;
+}
+
+static bool take_lease(struct mem_files *f, int fd)
+{
+	struct stat st;
+	if (fstat(fd, &st) < 0)
+		return false;
+	for (size_t i = 0; i < f->n_files; i++) {
+		if (f->files[i].device == st.st_dev && f->files[i].inode == st.st_ino)
+			return true;
+	}
+	if (f->n_files == MEM_MAX_FILES)
+		return false;
+
+	fd_scoped own = fcntl(fd, F_DUPFD_CLOEXEC, 3);
+	if (own < 0 || fcntl(own, F_SETSIG, f->lease_signal) < 0 || fcntl(own, F_SETLEASE, F_RDLCK) < 0)
+		return false;
+	/* F_SETLEASE made the calling thread the owner: any thread of the process may take the signal. */
+	(void)fcntl(own, F_SETOWN, getpid());
+	f->files[f->n_files++] = (struct mem_file){ .fd = fd_take(&own), .device = st.st_dev, .inode = st.st_ino };
+	return true;
+}
+
+uint64_t mem_place_file(const struct mem_map *m, struct gpa a, int fd, uint64_t offset, uint64_t n_bytes)
+{
+	struct mem_files *f = m->files;
+	const struct mem_region *r = mem_map_find(m, a);
+	uint64_t n_whole = align_down(n_bytes, PAGE_BYTES);
+	struct span s;
+
+	if (!f || !r || r->fd >= 0 || f->n_ranges == MEM_MAX_FILE_RANGES)
+		return 0;
+	if (a.v % PAGE_BYTES || offset % PAGE_BYTES || n_whole < MIN_BYTES || !mem_span(m, a, n_whole, &s))
+		return 0;
+	if (!take_lease(f, fd))
+		return 0;
+
+	void *host = (void *)(uintptr_t)s.host;
+	if (mmap(host, (size_t)n_whole, PROT_READ | PROT_WRITE, MAP_FIXED | MAP_PRIVATE | MAP_NORESERVE, fd, (off_t)offset) ==
+	    MAP_FAILED) {
+		/* What was there may be gone: put fresh memory in its place, for the caller to copy into. */
+		(void)mmap(host, (size_t)n_whole, PROT_READ | PROT_WRITE, MAP_FIXED | MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE,
+		           -1, 0);
+		return 0;
+	}
+	(void)madvise(host, (size_t)n_whole, MADV_DONTDUMP);
+	f->ranges[f->n_ranges++] = s;
+	return n_whole;
+}

@@ -1,0 +1,572 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The assembly, in one order from top to bottom: machine_new() reads like a list of parts. What the configuration may
+ * not ask for yet is refused first, so that nothing half-made has to be explained. */
+#include "vm/machine.h"
+
+#include "arch/x86_64/boot.h"
+#include "arch/x86_64/ioapic.h"
+#include "backend/block.h"
+#include "base/checked.h"
+#include "base/text.h"
+#include "bus/bus.h"
+#include "bus/irq.h"
+#include "bus/pci.h"
+#include "device/debug_port.h"
+#include "device/ged.h"
+#include "device/pm_timer.h"
+#include "device/power.h"
+#include "device/rtc.h"
+#include "device/serial.h"
+#include "device/virtio_blk.h"
+#include "device/virtio_console.h"
+#include "device/virtio_rng.h"
+#include "hv/hv.h"
+#include "mem/file_map.h"
+#include "virtio/mmio.h"
+#include "virtio/pci.h"
+#include "virtio/virtio.h"
+#include "vm/unsupported.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define MAX_VIRTIO_DEVICES 64u
+
+/* One virtio device on its transport. */
+struct attached {
+	struct virtio_device *v;
+	struct virtio_pci *pci;
+	struct virtio_mmio *mmio;
+	struct block_image *image; /* of a disk */
+	char made_id[32];          /* when the user gave none; logs keep pointing here */
+};
+
+struct machine {
+	struct machine_params p;
+	struct log log;
+
+	struct mem_map mem;
+	struct mem_files files;
+	struct hv_vm *vm;
+	struct bus mmio, ports;
+
+	struct irq_router router;
+	struct ioapic ioapic;
+	struct pci_bus pci;
+	bool has_router, has_ioapic, has_pci;
+
+	struct serial serial;
+	struct rtc rtc;
+	struct pm_timer pm_timer;
+	struct power power;
+	struct debug_port debug_port;
+	struct debug_console debug_console;
+	struct ged ged;
+	struct irq_line serial_line, ged_line;
+	bool has_serial, has_rtc, has_debug_console;
+
+	struct attached devices[MAX_VIRTIO_DEVICES];
+	size_t n_devices;
+
+	struct x86_machine x86;
+	struct hv_cpuid supported; /* too large for a stack */
+	struct hv_cpuid cpuid;
+	struct x86_entry entry;
+	uint32_t apic_ids[256]; /* boot_vcpus is 8 bits wide */
+	struct vcpus vcpus;
+};
+
+/* --- guest memory and the hypervisor's VM --------------------------------------------------------------------------- */
+
+static int add_memory(struct machine *m, struct err *e)
+{
+	const struct memory_config *c = &m->p.config->memory;
+	struct x86_ram_range ranges[2];
+	size_t n;
+
+	if (c->size == 0 || c->size % MEM_PAGE_BYTES)
+		return err_set(e, EINVAL, "--memory: size=%llu: guest memory is a multiple of 4096 bytes, and not nothing",
+		               (unsigned long long)c->size);
+	x86_ram_layout(c->size, ranges, &n);
+	if (m->p.lease_signal && m->p.config->machine.map_kernel && !c->shared)
+		m->mem.files = &m->files;
+	for (size_t i = 0; i < n; i++) {
+		struct mem_region_params p = {
+			.start = ranges[i].start,
+			.n_bytes = ranges[i].n_bytes,
+			.is_shared = c->shared,
+			.is_mergeable = c->mergeable,
+			.has_thp = c->thp,
+		};
+		int rc = mem_map_add(&m->mem, &p, e);
+		if (rc < 0)
+			return rc;
+	}
+	return 0;
+}
+
+/* Also without a PCI bus: the tables say where nothing else may go. */
+static int place_pci(struct machine *m, struct err *e)
+{
+	const struct mem_region *last = &m->mem.regions[m->mem.n_regions - 1];
+	unsigned n_phys_bits = x86_phys_bits(&m->supported, m->x86.max_phys_bits);
+	return x86_pci_layout(last->start.v + last->n_bytes, n_phys_bits, &m->x86, e);
+}
+
+static int make_vm(struct machine *m, struct err *e)
+{
+	bool is_split = m->p.config->machine.irqchip == IRQCHIP_SPLIT;
+	struct hv_vm_params p = {
+		.irqchip = is_split ? HV_IRQCHIP_SPLIT : HV_IRQCHIP_KERNEL,
+		.n_ioapic_pins = IRQ_N_PINS,
+		.log = &m->log,
+	};
+	int rc = hv_vm_new(m->p.hv, &p, &m->vm, e);
+	for (size_t i = 0; rc >= 0 && i < m->mem.n_regions; i++)
+		rc = hv_vm_map(m->vm, (unsigned)i, &m->mem.regions[i], false, false, e);
+	return rc;
+}
+
+/* --- interrupts and buses --------------------------------------------------------------------------------------------- */
+
+static int add_bus(struct bus *b, uint64_t start, uint64_t n_bytes, const struct bus_ops *ops, void *context,
+                   const char *name, struct err *e)
+{
+	struct bus_range r = { .start = start, .n_bytes = n_bytes, .ops = ops, .context = context, .name = name };
+	return bus_add(b, &r, e);
+}
+
+static int make_interrupts(struct machine *m, struct err *e)
+{
+	bool is_split = m->p.config->machine.irqchip == IRQCHIP_SPLIT;
+	int rc = irq_router_init(&m->router, m->vm, is_split ? HV_IRQCHIP_SPLIT : HV_IRQCHIP_KERNEL, &m->log, e);
+	if (rc < 0)
+		return rc;
+	m->has_router = true;
+	if (!is_split)
+		return irq_commit(&m->router, e);
+
+	rc = ioapic_init(&m->ioapic, &m->router, e);
+	if (rc < 0)
+		return rc;
+	m->has_ioapic = true;
+	return add_bus(&m->mmio, IOAPIC_ADDRESS, IOAPIC_BYTES, &ioapic_bus_ops, &m->ioapic, "ioapic", e);
+}
+
+static int make_pci(struct machine *m, struct err *e)
+{
+	struct pci_bus_params p = {
+		.ecam = X86_ECAM,
+		.low = { .start = X86_PCI_LOW_START, .n_bytes = X86_PCI_LOW_BYTES },
+		.high = { .start = m->x86.pci.high_start, .n_bytes = m->x86.pci.high_bytes },
+		.router = &m->router,
+		.reset_control = &power_reset_control_ops,
+		.reset_control_context = &m->power,
+		.log = &m->log,
+	};
+	int rc = pci_bus_init(&m->pci, &p, &m->mmio, &m->ports, e);
+	m->has_pci = rc >= 0;
+	return rc;
+}
+
+/* --- devices that are not virtio ---------------------------------------------------------------------------------------- */
+
+static void on_power_request(void *context, enum power_request what)
+{
+	struct machine *m = context;
+	m->p.event(m->p.context, what == POWER_OFF ? VCPU_POWEROFF : VCPU_RESET, NULL);
+}
+
+static int add_serial(struct machine *m, struct err *e)
+{
+	if (!m->p.serial)
+		return 0;
+	int rc = irq_line_init(&m->serial_line, &m->router, X86_PIN_SERIAL, false, e);
+	if (rc < 0)
+		return rc;
+	serial_init(&m->serial, &m->serial_line, m->p.serial);
+	m->has_serial = true;
+	return add_bus(&m->ports, SERIAL_PORT_COM1, SERIAL_PORT_BYTES, &serial_bus_ops, &m->serial, "serial", e);
+}
+
+static int add_clock_and_power(struct machine *m, struct err *e)
+{
+	uint64_t n_low = m->mem.regions[0].n_bytes;
+	struct rtc_params r = { .n_low_ram_bytes = n_low, .n_high_ram_bytes = m->mem.n_total_bytes - n_low };
+	rtc_init(&m->rtc, &r);
+	m->has_rtc = true;
+	pm_timer_init(&m->pm_timer);
+	power_init(&m->power, on_power_request, m);
+
+	int rc = add_bus(&m->ports, RTC_PORT, RTC_PORT_BYTES, &rtc_bus_ops, &m->rtc, "rtc", e);
+	if (rc >= 0)
+		rc = add_bus(&m->ports, X86_PORT_PM_TIMER, PM_TIMER_PORT_BYTES, &pm_timer_bus_ops, &m->pm_timer, "pm timer", e);
+	if (rc >= 0)
+		rc = add_bus(&m->ports, X86_PORT_POWER, POWER_PORT_BYTES, &power_bus_ops, &m->power, "power", e);
+	if (rc >= 0)
+		rc = add_bus(&m->ports, POWER_KEYBOARD_PORT, POWER_KEYBOARD_PORT_BYTES, &power_keyboard_ops, &m->power,
+		             "keyboard controller", e);
+	if (rc >= 0 && !m->has_pci)
+		rc = add_bus(&m->ports, POWER_RESET_CONTROL_PORT, POWER_RESET_CONTROL_PORT_BYTES, &power_reset_control_ops,
+		             &m->power, "reset control", e);
+	return rc;
+}
+
+static int add_debug_ports(struct machine *m, struct err *e)
+{
+	debug_port_init(&m->debug_port, &m->log);
+	debug_console_init(&m->debug_console, NULL, &m->log);
+	m->has_debug_console = true;
+	int rc = add_bus(&m->ports, DEBUG_PORT, DEBUG_PORT_BYTES, &debug_port_bus_ops, &m->debug_port, "debug port", e);
+	if (rc >= 0)
+		rc = add_bus(&m->ports, DEBUG_CONSOLE_FIRMWARE_PORT, DEBUG_CONSOLE_PORT_BYTES, &debug_console_bus_ops,
+		             &m->debug_console, "firmware debug console", e);
+	if (rc >= 0)
+		rc = add_bus(&m->ports, DEBUG_CONSOLE_PORT, DEBUG_CONSOLE_PORT_BYTES, &debug_console_bus_ops, &m->debug_console,
+		             "debug console", e);
+	return rc;
+}
+
+static int add_event_device(struct machine *m, struct err *e)
+{
+	if (!m->x86.has_acpi)
+		return 0;
+	int rc = irq_line_init(&m->ged_line, &m->router, X86_PIN_GED, false, e);
+	if (rc < 0)
+		return rc;
+	ged_init(&m->ged, &m->ged_line);
+	return add_bus(&m->mmio, X86_GED, GED_REGISTER_BYTES, &ged_bus_ops, &m->ged, "event device", e);
+}
+
+/* --- virtio devices --------------------------------------------------------------------------------------------------- */
+
+/* Says which option the user has to look at. */
+static int with_option(int rc, const char *option, struct err *e)
+{
+	if (rc < 0)
+		err_prefix(e, "%s: ", option);
+	return rc;
+}
+
+static int attach_mmio(struct machine *m, struct attached *a, struct err *e)
+{
+	if (m->x86.n_mmio == X86_MAX_MMIO_DEVICES || X86_PIN_VIRTIO_MMIO + m->x86.n_mmio >= IRQ_N_PINS)
+		return err_set(e, ENOSPC, "%s: no interrupt pin is left for another virtio-mmio device (%u at most)", a->v->id,
+		               IRQ_N_PINS - X86_PIN_VIRTIO_MMIO);
+	struct x86_mmio_device d = {
+		.address = X86_VIRTIO_MMIO + m->x86.n_mmio * VIRTIO_MMIO_BYTES,
+		.n_bytes = VIRTIO_MMIO_BYTES,
+		.pin = X86_PIN_VIRTIO_MMIO + (uint32_t)m->x86.n_mmio,
+	};
+	m->x86.mmio[m->x86.n_mmio++] = d;
+	return virtio_mmio_new(a->v, &m->mmio, d.address, &m->router, d.pin, m->vm, &a->mmio, e);
+}
+
+static int add_virtio(struct machine *m, const struct virtio_class *cls, const char *id, unsigned queue_size,
+                      const void *params, struct block_image *image, struct err *e)
+{
+	if (m->n_devices == MAX_VIRTIO_DEVICES) {
+		block_close(image);
+		return err_set(e, ENOSPC, "%s: more than %u virtio devices", id, MAX_VIRTIO_DEVICES);
+	}
+	/* From here on machine_free() takes it down, whatever is there of it. */
+	struct attached *a = &m->devices[m->n_devices++];
+	a->image = image;
+
+	struct virtio_params p = {
+		.id = id, .mem = &m->mem, .io_loop = m->p.io_loop, .log_sink = m->p.log_sink, .queue_size = queue_size,
+	};
+	int rc = virtio_device_new(cls, &p, params, &a->v, e);
+	if (rc < 0)
+		return rc;
+	if (m->has_pci)
+		return virtio_pci_new(a->v, &m->pci, &m->router, m->vm, -1, &a->pci, e);
+	return attach_mmio(m, a, e);
+}
+
+/* "_disk0" and so on, but none that the user has given to another disk. */
+static void make_disk_id(const struct machine *m, unsigned *n_made, char *ret_id, size_t n_bytes)
+{
+	bool is_taken = true;
+	while (is_taken) {
+		(void)snprintf(ret_id, n_bytes, "_disk%u", (*n_made)++);
+		is_taken = false;
+		for (size_t i = 0; i < m->p.config->n_disks; i++)
+			is_taken |= m->p.config->disks[i].id && strcmp(m->p.config->disks[i].id, ret_id) == 0;
+	}
+}
+
+static int add_disk(struct machine *m, const struct disk_config *c, unsigned *n_made, struct err *e)
+{
+	const char *id = c->id;
+	if (!id && m->n_devices < MAX_VIRTIO_DEVICES) {
+		char *made = m->devices[m->n_devices].made_id; /* add_virtio() takes the same place */
+		make_disk_id(m, n_made, made, sizeof m->devices[0].made_id);
+		id = made;
+	}
+	if (!id)
+		return err_set(e, ENOSPC, "--disk: more than %u virtio devices", MAX_VIRTIO_DEVICES);
+	if (c->queue_size == 0) /* which would mean the class's own */
+		return err_set(e, EINVAL, "--disk: %s: queue_size 0 is not a power of two from 2 to %u", id, QUEUE_MAX_SIZE);
+
+	struct log log = { .sink = m->p.log_sink, .object = id };
+	struct block_params b = {
+		.path = c->path,
+		.is_readonly = c->readonly,
+		.is_direct = c->direct,
+		.has_no_io_uring = c->disable_io_uring,
+		.has_discard = c->sparse,
+		.log = &log,
+	};
+	struct block_image *image;
+	int rc = block_open(&b, &image, e);
+	if (rc < 0)
+		return with_option(rc, "--disk", e);
+	struct virtio_blk_params p = { .image = image, .is_readonly = c->readonly, .n_queues = (unsigned)c->num_queues };
+	if (c->serial)
+		memcpy(p.serial, c->serial, strnlen(c->serial, sizeof p.serial));
+	return with_option(add_virtio(m, &virtio_blk, id, c->queue_size, &p, image, e), "--disk", e);
+}
+
+static int add_virtio_devices(struct machine *m, struct err *e)
+{
+	const struct vm_config *c = m->p.config;
+	struct virtio_rng_params rng = { .source = c->rng.src };
+	struct virtio_console_params console = { .backend = m->p.console };
+	unsigned n_made = 0;
+	int rc = 0;
+
+	for (size_t i = 0; rc >= 0 && i < c->n_disks; i++)
+		rc = add_disk(m, &c->disks[i], &n_made, e);
+	if (rc >= 0 && m->p.console)
+		rc = with_option(add_virtio(m, &virtio_console, "__console", 0, &console, NULL, e), "--console", e);
+	if (rc >= 0)
+		rc = with_option(add_virtio(m, &virtio_rng, "__rng", 0, &rng, NULL, e), "--rng", e);
+	return rc;
+}
+
+/* --- boot data and vCPUs ------------------------------------------------------------------------------------------------- */
+
+static void describe(struct machine *m)
+{
+	const struct vm_config *c = m->p.config;
+	m->x86 = (struct x86_machine){
+		.n_vcpus = c->cpus.boot_vcpus,
+		.topology = { 1, 1, 1, 1 },
+		.max_phys_bits = c->cpus.max_phys_bits,
+		.has_acpi = c->machine.acpi,
+		.has_pci = c->machine.transport == TRANSPORT_PCI,
+		.has_serial = m->p.serial != NULL,
+		.has_split_irqchip = c->machine.irqchip == IRQCHIP_SPLIT,
+	};
+	if (c->cpus.has_topology)
+		m->x86.topology = (struct x86_topology){
+			.n_threads_per_core = c->cpus.topology.threads_per_core,
+			.n_cores_per_die = c->cpus.topology.cores_per_die,
+			.n_dies_per_package = c->cpus.topology.dies_per_package,
+			.n_packages = c->cpus.topology.packages,
+		};
+}
+
+static int load(struct machine *m, struct err *e)
+{
+	const struct payload_config *c = &m->p.config->payload;
+	struct x86_payload p = { .kernel = c->kernel, .initramfs = c->initramfs, .cmdline = c->cmdline };
+	return x86_boot_load(&m->mem, &p, &m->x86, &m->entry, e);
+}
+
+static void end_of_interrupt(void *interrupts, uint8_t vector)
+{
+	ioapic_end_of_interrupt(interrupts, vector);
+}
+
+static int make_vcpus(struct machine *m, struct err *e)
+{
+	struct vcpus_params p = {
+		.vm = m->vm,
+		.n = m->x86.n_vcpus,
+		.engine_ids = m->apic_ids,
+		.mmio = &m->mmio,
+		.ports = &m->ports,
+		.mem = &m->mem,
+		.end_of_interrupt = m->has_ioapic ? end_of_interrupt : NULL,
+		.interrupts = &m->ioapic,
+		.event = m->p.event,
+		.context = m->p.context,
+		.log = &m->log,
+	};
+	if (p.n > hv_max_vcpus(m->p.hv))
+		return err_set(e, EINVAL, "--cpus: boot=%u, but the hypervisor runs at most %u vCPUs", p.n, hv_max_vcpus(m->p.hv));
+	for (unsigned i = 0; i < p.n; i++)
+		m->apic_ids[i] = x86_apic_id(&m->x86, i);
+	int rc = vcpus_init(&m->vcpus, &p, e);
+	for (unsigned i = 0; rc >= 0 && i < p.n; i++) {
+		rc = x86_cpuid_for(&m->supported, &m->x86, i, hv_tsc_khz(m->p.hv), &m->cpuid, e);
+		if (rc >= 0)
+			rc = x86_vcpu_setup(m->vcpus.all[i].hv, i, &m->cpuid, &m->entry, &m->mem, e);
+	}
+	return rc;
+}
+
+/* --- the whole ------------------------------------------------------------------------------------------------------------ */
+
+static int assemble(struct machine *m, struct err *e)
+{
+	int rc = refuse_unsupported(m->p.config, e);
+	if (rc >= 0)
+		rc = hv_supported_cpuid(m->p.hv, &m->supported, e);
+	if (rc < 0)
+		return rc;
+
+	describe(m);
+	rc = add_memory(m, e);
+	if (rc >= 0)
+		rc = place_pci(m, e);
+	if (rc >= 0)
+		rc = make_vm(m, e);
+	if (rc >= 0)
+		rc = make_interrupts(m, e);
+	if (rc >= 0 && m->x86.has_pci)
+		rc = make_pci(m, e);
+	if (rc >= 0)
+		rc = add_serial(m, e);
+	if (rc >= 0)
+		rc = add_clock_and_power(m, e);
+	if (rc >= 0)
+		rc = add_debug_ports(m, e);
+	if (rc >= 0)
+		rc = add_event_device(m, e);
+	if (rc >= 0)
+		rc = add_virtio_devices(m, e);
+	if (rc >= 0)
+		rc = load(m, e);
+	if (rc >= 0)
+		rc = make_vcpus(m, e);
+	return rc;
+}
+
+int machine_new(const struct machine_params *p, struct machine **ret_m, struct err *e)
+{
+	struct machine *m = calloc(1, sizeof *m);
+	if (!m)
+		return err_set(e, ENOMEM, "no memory for a machine");
+	m->p = *p;
+	m->log = (struct log){ .sink = p->log_sink, .object = "machine" };
+	mem_map_init(&m->mem);
+	mem_files_init(&m->files, p->lease_signal);
+	bus_init(&m->mmio);
+	bus_init(&m->ports);
+
+	int rc = assemble(m, e);
+	if (rc < 0) {
+		machine_free(m);
+		return rc;
+	}
+	*ret_m = m;
+	return 0;
+}
+
+static int detach_serial(void *arg)
+{
+	serial_done(arg);
+	return 0;
+}
+
+static void free_device(struct attached *a)
+{
+	/* First what the guest could still reach, then the device (its reset drains), then what it used. */
+	if (a->v)
+		virtio_device_reset(a->v);
+	virtio_pci_free(a->pci);
+	virtio_mmio_free(a->mmio);
+	virtio_device_free(a->v);
+	block_close(a->image);
+}
+
+void machine_free(struct machine *m)
+{
+	if (!m)
+		return;
+	vcpus_stop(&m->vcpus);
+	for (size_t i = m->n_devices; i-- > 0;)
+		free_device(&m->devices[i]);
+	if (m->has_serial)
+		(void)loop_call(m->p.io_loop, detach_serial, &m->serial);
+	if (m->has_rtc)
+		rtc_done(&m->rtc);
+	if (m->has_debug_console)
+		debug_console_done(&m->debug_console);
+	if (m->has_pci)
+		pci_bus_done(&m->pci);
+	irq_line_done(&m->serial_line);
+	irq_line_done(&m->ged_line);
+	if (m->has_ioapic)
+		ioapic_done(&m->ioapic);
+	if (m->has_router)
+		irq_router_done(&m->router);
+	vcpus_done(&m->vcpus);
+	hv_vm_free(m->vm);
+	bus_done(&m->mmio);
+	bus_done(&m->ports);
+	mem_map_done(&m->mem);
+	mem_files_done(&m->files);
+	free(m);
+}
+
+int machine_start(struct machine *m, struct err *e)
+{
+	return vcpus_start(&m->vcpus, e);
+}
+
+static void pause_devices(struct machine *m)
+{
+	for (size_t i = 0; i < m->n_devices; i++)
+		virtio_device_pause(m->devices[i].v);
+}
+
+void machine_pause(struct machine *m)
+{
+	(void)vcpus_pause(&m->vcpus);
+	pause_devices(m);
+}
+
+void machine_resume(struct machine *m)
+{
+	for (size_t i = 0; i < m->n_devices; i++)
+		virtio_device_resume(m->devices[i].v);
+	vcpus_resume(&m->vcpus);
+}
+
+bool machine_power_button(struct machine *m)
+{
+	if (!m->x86.has_acpi)
+		return false;
+	ged_raise(&m->ged, X86_GED_POWER_BUTTON);
+	return true;
+}
+
+int machine_keep_files(struct machine *m)
+{
+	if (m->files.n_files == 0)
+		return 0;
+	bool was_running = vcpus_pause(&m->vcpus);
+	pause_devices(m);
+	int rc = mem_files_keep(&m->files);
+	if (was_running)
+		machine_resume(m);
+	return rc;
+}
+
+void machine_counters(struct machine *m, struct text *t)
+{
+	/* The engine opens a vCPU's counters only while it is out of the guest: an idle guest would make us wait for ever. */
+	bool was_running = vcpus_pause(&m->vcpus);
+	for (unsigned i = 0; i < m->vcpus.p.n; i++) {
+		text_appendf(t, "%s\n", m->vcpus.all[i].name);
+		(void)hv_vcpu_stats(m->vcpus.all[i].hv, t);
+	}
+	if (was_running)
+		vcpus_resume(&m->vcpus);
+}

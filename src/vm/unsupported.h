@@ -1,0 +1,9 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* unsupported.h - what a configuration may say, but no machine can be built for yet. One list, so that the README's table
+ * and the program agree; an entry goes when its device comes. */
+#pragma once
+#include "base/err.h"
+#include "config/vm_config.h"
+
+/* 0, or -ENOTSUP with "not supported yet: --option key=value". */
+int refuse_unsupported(const struct vm_config *c, struct err *e);

@@ -1,0 +1,356 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The state machine: Created -> Running <-> Paused, -> Shutdown, and again Running by a new boot. What happens on other
+ * threads (a guest's reset, a signal) becomes a message to the main loop, which alone changes the state. */
+#include "vm/vm.h"
+
+#include "backend/char.h"
+#include "backend/terminal.h"
+#include "base/checked.h"
+#include "base/cleanup.h"
+#include "base/text.h"
+#include "hv/hv.h"
+#include "loop/loop.h"
+#include "vm/machine.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum pending { PENDING_NOTHING, PENDING_RESET, PENDING_POWEROFF, PENDING_FAILURE };
+
+struct vm {
+	struct vm_params p;
+	struct log log;
+	struct hv *hv;
+	struct loop_thread io;
+	struct char_backend *serial, *console;
+	struct machine *machine;
+	enum vm_state state;
+
+	struct loop_message message;
+	_Atomic bool is_stopping;
+	_Atomic int pending;  /* enum pending: what a vCPU thread asked for; the first one counts */
+	pthread_mutex_t lock; /* report */
+	char *report;
+	struct err failure;
+};
+
+const char *vm_state_name(enum vm_state s)
+{
+	static const char *const names[] = { "Created", "Running", "Paused", "Shutdown" };
+	assert((size_t)s < ARRAY_LEN(names));
+	return names[s];
+}
+
+enum vm_state vm_state(const struct vm *vm)
+{
+	return vm->state;
+}
+
+const char *vm_report(const struct vm *vm)
+{
+	return vm->report;
+}
+
+/* --- build ---------------------------------------------------------------------------------------------------------- */
+
+struct open_console {
+	struct vm *vm;
+	const struct console_config *config;
+	struct char_backend **ret_b;
+	struct err *e;
+};
+
+static int open_console_on_loop(void *arg)
+{
+	static const enum char_mode modes[] = {
+		[CONSOLE_OFF] = CHAR_OFF, [CONSOLE_PTY] = CHAR_PTY,   [CONSOLE_TTY] = CHAR_TTY,
+		[CONSOLE_NULL] = CHAR_NULL, [CONSOLE_FILE] = CHAR_FILE, [CONSOLE_SOCKET] = CHAR_SOCKET,
+	};
+	struct open_console *o = arg;
+	const struct console_config *c = o->config;
+	struct char_params p = {
+		.mode = modes[c->mode],
+		.path = c->mode == CONSOLE_SOCKET ? c->socket : c->file,
+		.terminal = o->vm->p.terminal,
+		.log = &o->vm->log,
+	};
+	return char_open(&p, o->vm->io.loop, o->ret_b, o->e);
+}
+
+static int open_console(struct vm *vm, const struct console_config *c, const char *option, struct char_backend **ret_b,
+                        struct err *e)
+{
+	if (c->mode == CONSOLE_OFF)
+		return 0;
+	if (c->mode == CONSOLE_TTY && !vm->p.terminal)
+		return err_set(e, ENOTTY, "%s: mode tty, but there is no terminal", option);
+	struct open_console o = { .vm = vm, .config = c, .ret_b = ret_b, .e = e };
+	int rc = loop_call(vm->io.loop, open_console_on_loop, &o);
+	if (rc < 0)
+		err_prefix(e, "%s: ", option);
+	return rc;
+}
+
+static int open_parts(struct vm *vm, struct err *e)
+{
+	int rc = hv_open(&vm->hv, &vm->log, e);
+	if (rc >= 0)
+		rc = loop_thread_start(&vm->io, "io", e);
+	if (rc >= 0)
+		rc = open_console(vm, &vm->p.config->console, "--console", &vm->console, e);
+	if (rc >= 0)
+		rc = open_console(vm, &vm->p.config->serial, "--serial", &vm->serial, e);
+	return rc;
+}
+
+int vm_new(const struct vm_params *p, struct vm **ret_vm, struct err *e)
+{
+	struct vm *vm = calloc(1, sizeof *vm);
+	if (!vm)
+		return err_set(e, ENOMEM, "no memory");
+	vm->p = *p;
+	vm->log = (struct log){ .sink = p->log_sink, .object = "vm" };
+	(void)pthread_mutex_init(&vm->lock, NULL);
+	int rc = open_parts(vm, e);
+	if (rc < 0) {
+		vm_free(vm);
+		return rc;
+	}
+	*ret_vm = vm;
+	return 0;
+}
+
+static void take_down(struct vm *vm)
+{
+	machine_free(vm->machine); /* joins the vCPUs: nobody asks for anything any more */
+	vm->machine = NULL;
+	vm->state = VM_SHUTDOWN;
+	vm->pending = PENDING_NOTHING;
+}
+
+static int close_consoles_on_loop(void *arg)
+{
+	struct vm *vm = arg;
+	char_close(vm->serial);
+	char_close(vm->console);
+	vm->serial = vm->console = NULL;
+	return 0;
+}
+
+void vm_free(struct vm *vm)
+{
+	if (!vm)
+		return;
+	take_down(vm);
+	if (vm->io.loop) {
+		(void)loop_call(vm->io.loop, close_consoles_on_loop, vm);
+		loop_thread_stop(&vm->io);
+	}
+	hv_close(vm->hv);
+	loop_flush(vm->p.loop); /* the message may be pending; it finds nothing to do */
+	free(vm->report);
+	(void)pthread_mutex_destroy(&vm->lock);
+	free(vm);
+}
+
+/* --- what vCPU threads say ------------------------------------------------------------------------------------------- */
+
+static void on_message(struct loop_message *m);
+
+/* The first thing asked for counts, and is the only one logged: a guest may write to a power register again and again. */
+static void ask(struct vm *vm, enum pending what, const char *event)
+{
+	int nothing = PENDING_NOTHING;
+	if (atomic_compare_exchange_strong(&vm->pending, &nothing, (int)what)) {
+		log_info(&vm->log, "%s", event);
+		loop_post(vm->p.loop, &vm->message, on_message);
+	}
+}
+
+static void on_event(void *context, enum vcpu_event what, const char *report)
+{
+	struct vm *vm = context;
+	switch (what) {
+	case VCPU_RESET:
+		ask(vm, PENDING_RESET, "the guest resets");
+		return;
+	case VCPU_POWEROFF:
+		ask(vm, PENDING_POWEROFF, "the guest powers off");
+		return;
+	case VCPU_CRASHED:
+	case VCPU_FAILED:
+		(void)pthread_mutex_lock(&vm->lock);
+		if (!vm->report)
+			vm->report = strdup(what == VCPU_CRASHED ? "the guest says that it crashed" : report);
+		(void)pthread_mutex_unlock(&vm->lock);
+		ask(vm, PENDING_FAILURE, "the machine fails");
+		return;
+	}
+}
+
+/* --- the state machine, main thread ---------------------------------------------------------------------------------- */
+
+int vm_boot(struct vm *vm, struct err *e)
+{
+	if (vm->machine)
+		return err_set(e, EBUSY, "the VM is running already");
+	free(ptr_take(vm->report)); /* of an earlier life */
+	struct machine_params p = {
+		.config = vm->p.config,
+		.hv = vm->hv,
+		.io_loop = vm->io.loop,
+		.serial = vm->serial,
+		.console = vm->console,
+		.log_sink = vm->p.log_sink,
+		.lease_signal = vm->p.lease_signal,
+		.event = on_event,
+		.context = vm,
+	};
+	int rc = machine_new(&p, &vm->machine, e);
+	if (rc < 0)
+		return rc;
+	rc = machine_start(vm->machine, e);
+	if (rc < 0) {
+		take_down(vm);
+		return rc;
+	}
+	vm->state = VM_RUNNING;
+	return 0;
+}
+
+int vm_shutdown(struct vm *vm, struct err *e)
+{
+	if (!vm->machine)
+		return err_set(e, EINVAL, "the VM is not running");
+	take_down(vm);
+	return 0;
+}
+
+int vm_reboot(struct vm *vm, struct err *e)
+{
+	int rc = vm_shutdown(vm, e);
+	return rc < 0 ? rc : vm_boot(vm, e);
+}
+
+int vm_pause(struct vm *vm, struct err *e)
+{
+	if (vm->state != VM_RUNNING)
+		return err_set(e, EINVAL, "the VM is not running: it is %s", vm_state_name(vm->state));
+	machine_pause(vm->machine);
+	vm->state = VM_PAUSED;
+	return 0;
+}
+
+int vm_resume(struct vm *vm, struct err *e)
+{
+	if (vm->state != VM_PAUSED)
+		return err_set(e, EINVAL, "the VM is not paused: it is %s", vm_state_name(vm->state));
+	machine_resume(vm->machine);
+	vm->state = VM_RUNNING;
+	return 0;
+}
+
+int vm_power_button(struct vm *vm, struct err *e)
+{
+	if (vm->state != VM_RUNNING)
+		return err_set(e, EINVAL, "the VM is not running: it is %s", vm_state_name(vm->state));
+	if (!machine_power_button(vm->machine))
+		return err_set(e, ENOTSUP, "the machine has no power button: ACPI is off");
+	return 0;
+}
+
+static void on_message(struct loop_message *m)
+{
+	struct vm *vm = container_of(m, struct vm, message);
+	if (vm->is_stopping) /* the order to end is older than what the guest asks for */
+		return;
+	switch ((enum pending)atomic_load(&vm->pending)) {
+	case PENDING_NOTHING: /* overtaken: the machine it spoke of is gone */
+		return;
+	case PENDING_RESET:
+		if (vm_reboot(vm, &vm->failure) < 0)
+			break;
+		return;
+	case PENDING_POWEROFF:
+		take_down(vm);
+		break;
+	case PENDING_FAILURE:
+		take_down(vm);
+		(void)err_set(&vm->failure, EIO, "the machine cannot go on");
+		break;
+	}
+	loop_stop(vm->p.loop);
+}
+
+int vm_run(struct vm *vm, struct err *e)
+{
+	int rc = loop_run(vm->p.loop, e);
+	if (rc == 0 && vm->failure.code) {
+		if (e)
+			*e = vm->failure;
+		rc = -vm->failure.code;
+	}
+	return rc;
+}
+
+void vm_stop(struct vm *vm)
+{
+	vm->is_stopping = true;
+	loop_stop(vm->p.loop);
+}
+
+void vm_keep_files(struct vm *vm)
+{
+	int rc = vm->machine ? machine_keep_files(vm->machine) : 0;
+	if (rc < 0)
+		log_error(&vm->log, "a file that guest memory is mapped from has changed: %s", strerrordesc_np(-rc));
+}
+
+/* --- consoles ---------------------------------------------------------------------------------------------------------- */
+
+static int update_sizes(void *arg)
+{
+	struct vm *vm = arg;
+	if (vm->serial)
+		char_update_size(vm->serial);
+	if (vm->console)
+		char_update_size(vm->console);
+	return 0;
+}
+
+static int take_terminal_again(void *arg)
+{
+	struct vm *vm = arg;
+	terminal_refresh(vm->p.terminal);
+	return update_sizes(vm);
+}
+
+void vm_terminal_continued(struct vm *vm)
+{
+	if (vm->p.terminal)
+		(void)loop_call(vm->io.loop, take_terminal_again, vm);
+}
+
+void vm_terminal_resized(struct vm *vm)
+{
+	(void)loop_call(vm->io.loop, update_sizes, vm);
+}
+
+const char *vm_serial_path(const struct vm *vm)
+{
+	return vm->serial ? char_path(vm->serial) : NULL;
+}
+
+const char *vm_console_path(const struct vm *vm)
+{
+	return vm->console ? char_path(vm->console) : NULL;
+}
+
+void vm_counters(struct vm *vm, struct text *t)
+{
+	if (vm->machine)
+		machine_counters(vm->machine, t);
+}

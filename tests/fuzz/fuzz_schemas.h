@@ -1,0 +1,56 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The schemas that a fuzz input chooses from by its first byte, and what must hold for every object that was accepted.
+ */
+#pragma once
+#include "config/rate_limiter.h"
+#include "config/vm_config.h"
+#include "schema/schema.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+static const struct schema *choose_schema(uint8_t byte)
+{
+	static const struct schema *const all[] = { &vm_config_schema, &cpus_schema,    &memory_schema,
+		                                    &disk_schema,      &rng_schema,     &console_schema,
+		                                    &serial_schema,    &machine_schema, &payload_schema };
+	return all[byte % ARRAY_LEN(all)];
+}
+
+static void require(bool holds)
+{
+	if (!holds)
+		abort();
+}
+
+/* Accepted means: copies, records and JSON of it are the same object again. Consumes it. */
+static void check_object(const struct schema *s, void *object)
+{
+	void *other = malloc(s->size);
+	struct text json = TEXT_INIT, record = TEXT_INIT;
+	require(other != NULL);
+	memset(other, 0xff, s->size);
+	require(schema_copy(s, other, object, NULL) == 0 && schema_equal(s, object, other));
+	schema_done(s, other);
+
+	require(schema_write_record(s, object, &record, NULL) == 0);
+	require(schema_read_record(s, text_get(&record), record.n_bytes, other, NULL) == 0 &&
+	        schema_equal(s, object, other));
+	schema_done(s, other);
+
+	/* There is no JSON form of what is not UTF-8, of numbers above 2^63 - 1, or of more than SCHEMA_JSON_MAX_BYTES.
+	 */
+	if (schema_write_json(s, object, SCHEMA_WITH_SECRETS, &json, NULL) == 0 &&
+	    json.n_bytes <= SCHEMA_JSON_MAX_BYTES) {
+		require(schema_parse_json(s, text_get(&json), json.n_bytes, 0, other, NULL) == 0);
+		require(schema_equal(s, object, other));
+		schema_done(s, other);
+	}
+	struct err e = { 0 };
+	int rc = schema_check(s, object, &e);
+	require(rc == 0 || e.text[0]);
+	schema_done(s, object);
+	text_done(&json);
+	text_done(&record);
+	free(other);
+}

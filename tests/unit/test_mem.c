@@ -1,0 +1,260 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "base/checked.h"
+#include "mem/file_map.h"
+#include "mem/mem.h"
+#include "test.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+static void add(struct mem_map *m, uint64_t start, uint64_t n_bytes)
+{
+	struct mem_region_params p = { .start = GPA(start), .n_bytes = n_bytes };
+	EQ(mem_map_add(m, &p, NULL), 0);
+}
+
+static int add_fails(struct mem_map *m, uint64_t start, uint64_t n_bytes)
+{
+	struct mem_region_params p = { .start = GPA(start), .n_bytes = n_bytes };
+	struct err e = { 0 };
+	int rc = mem_map_add(m, &p, &e);
+	OK(rc < 0);
+	STR_HAS(e.text, "guest memory: ");
+	return rc;
+}
+
+TEST(spans_stay_inside_one_region)
+{
+	struct mem_map m;
+	struct span s;
+	mem_map_init(&m);
+	add(&m, 0x100000, 0x10000);
+	add(&m, 0x0, 0x10000);
+	add(&m, 0x110000, 0x10000); /* next to the first: still another region */
+	EQ(m.n_regions, 3);
+	EQ(m.n_total_bytes, 0x30000);
+
+	OK(mem_span(&m, GPA(0), 0x10000, &s));
+	EQ(s.n_bytes, 0x10000);
+	OK(!mem_span(&m, GPA(0), 0x10001, &s));
+	OK(!mem_span(&m, GPA(0x10000), 1, &s));
+	OK(mem_span(&m, GPA(0x10000), 0, &s));
+	OK(!mem_span(&m, GPA(0x20000), 0, &s));
+	OK(!mem_span(&m, GPA(0xfffff), 2, &s));
+	OK(mem_span(&m, GPA(0x10ffff), 1, &s));
+	OK(!mem_span(&m, GPA(0x10ffff), 2, &s));
+	OK(!mem_span(&m, GPA(0x100000), UINT64_MAX, &s));
+	OK(!mem_span(&m, GPA(UINT64_MAX), 1, &s));
+	OK(!mem_span(&m, GPA(UINT64_MAX), 0, &s));
+	OK(!mem_span(&m, GPA(UINT64_MAX - 1), 4, &s));
+	mem_map_done(&m);
+}
+
+TEST(bad_regions_are_refused)
+{
+	struct mem_map m;
+	mem_map_init(&m);
+	add(&m, 0x100000, 0x10000);
+	EQ(add_fails(&m, 0x108000, 0x1000), -EEXIST);
+	EQ(add_fails(&m, 0xff000, 0x2000), -EEXIST);
+	EQ(add_fails(&m, 0, 0x1000000), -EEXIST);
+	EQ(add_fails(&m, 1, 0x1000), -EINVAL);
+	EQ(add_fails(&m, 0, 0x1001), -EINVAL);
+	EQ(add_fails(&m, 0, 0), -EINVAL);
+	EQ(add_fails(&m, UINT64_MAX - 0xfff, 0x2000), -EINVAL);
+	EQ(m.n_regions, 1);
+	mem_map_done(&m);
+}
+
+TEST(more_regions_than_fit_are_refused)
+{
+	struct mem_map m;
+	mem_map_init(&m);
+	for (uint64_t i = 0; i < MEM_MAX_REGIONS; i++)
+		add(&m, i * 0x2000, 0x1000);
+	EQ(add_fails(&m, 0x1000, 0x1000), -ENOSPC);
+	mem_map_done(&m);
+}
+
+TEST(copies_refuse_what_is_not_memory)
+{
+	struct mem_map m;
+	char b[8] = "1234567";
+	mem_map_init(&m);
+	add(&m, 0x1000, 0x1000);
+	OK(mem_write(&m, GPA(0x1ff8), b, 8));
+	OK(!mem_write(&m, GPA(0x1ff9), b, 8));
+	OK(!mem_read(&m, GPA(0xfff), b, 2));
+	OK(!mem_fill(&m, GPA(0x1000), 0, 0x1001));
+	memset(b, 0, sizeof b);
+	OK(mem_read(&m, GPA(0x1ff8), b, 8));
+	STR_EQ(b, "1234567");
+	mem_map_done(&m);
+}
+
+TEST(shared_memory_is_a_file_that_others_can_map)
+{
+	struct mem_map m;
+	mem_map_init(&m);
+	struct mem_region_params p = { .start = GPA(0), .n_bytes = 0x10000, .is_shared = true };
+	EQ(mem_map_add(&m, &p, NULL), 0);
+	uint32_t v = 0x12345678, w = 0;
+	OK(mem_write(&m, GPA(0x5000), &v, sizeof v));
+	EQ(pread(m.regions[0].fd, &w, sizeof w, 0x5000), sizeof w);
+	EQ(w, v);
+	mem_map_done(&m);
+}
+
+TEST(a_page_on_either_side_is_out_of_reach)
+{
+	struct mem_map m;
+	mem_map_init(&m);
+	add(&m, 0, 0x200000);
+	uintptr_t host = (uintptr_t)m.regions[0].host;
+	EQ(host % (2u << 20), 0); /* huge pages fit */
+	for (int side = 0; side < 2; side++) {
+		pid_t pid = fork();
+		if (pid == 0) {
+			(void)signal(SIGSEGV, SIG_DFL);
+			(void)signal(SIGBUS, SIG_DFL);
+			volatile char *p = (volatile char *)(side ? host + 0x200000 : host - 1);
+			(void)*p;
+			_exit(0);
+		}
+		int status;
+		EQ(waitpid(pid, &status, 0), pid);
+		OK(!(WIFEXITED(status) && WEXITSTATUS(status) == 0));
+	}
+	mem_map_done(&m);
+}
+
+TEST(dirty_pages_are_those_written)
+{
+	struct mem_map m;
+	uint64_t bits[2];
+	mem_map_init(&m);
+	add(&m, 0x100000, 100 * 4096);
+	OK(mem_write(&m, GPA(0x100000), "x", 1)); /* off: not tracked */
+	EQ(mem_dirty_start(&m, NULL), 0);
+	OK(mem_write(&m, GPA(0x100fff), "xy", 2));
+	OK(mem_fill(&m, GPA(0x100000 + 70 * 4096), 1, 4096));
+	mem_mark_dirty_host(&m, (const void *)((uintptr_t)m.regions[0].host + 99 * 4096), 4096);
+	mem_dirty_collect(&m.regions[0], bits);
+	EQ(bits[0], 3);
+	EQ(bits[1], 1ull << 6 | 1ull << 35);
+	mem_dirty_collect(&m.regions[0], bits);
+	EQ(bits[0] | bits[1], 0);
+	mem_dirty_stop(&m);
+	mem_map_done(&m);
+}
+
+#define FILE_BYTES (2u << 20)
+
+struct mapped {
+	char path[64];
+	int fd;
+	struct mem_map map;
+	struct mem_files files;
+};
+
+static void map_file(struct mapped *m)
+{
+	static uint8_t page[4096];
+	sigset_t set;
+	(void)sigemptyset(&set);
+	(void)sigaddset(&set, SIGIO);
+	EQ(sigprocmask(SIG_BLOCK, &set, NULL), 0);
+
+	(void)snprintf(m->path, sizeof m->path, "/tmp/varan-test-mem-XXXXXX");
+	int fd = mkstemp(m->path);
+	OK(fd >= 0);
+	for (size_t i = 0; i < FILE_BYTES / sizeof page; i++) {
+		memset(page, (int)i, sizeof page);
+		EQ(write(fd, page, sizeof page), sizeof page);
+	}
+	close(fd);
+	m->fd = open(m->path, O_RDONLY | O_CLOEXEC);
+	mem_map_init(&m->map);
+	mem_files_init(&m->files, SIGIO);
+	add(&m->map, 0, 16u << 20);
+	m->map.files = &m->files;
+}
+
+static void unmap_file(struct mapped *m)
+{
+	mem_map_done(&m->map);
+	mem_files_done(&m->files);
+	close(m->fd);
+	(void)unlink(m->path);
+}
+
+static void holds(const struct mem_map *m, uint64_t at, uint8_t byte)
+{
+	uint8_t b;
+	OK(mem_read(m, GPA(at), &b, 1));
+	EQ(b, byte);
+}
+
+TEST(a_file_is_mapped_where_pages_fit)
+{
+	struct mapped m;
+	map_file(&m);
+	uint64_t n = mem_place_file(&m.map, GPA(0x100000), m.fd, 4096, FILE_BYTES - 4096 - 100);
+	if (n == 0)
+		test_skip("this file system gives no leases");
+	EQ(n, FILE_BYTES - 2 * 4096);
+	holds(&m.map, 0x100000, 1);
+	holds(&m.map, 0x100000 + n - 1, (uint8_t)(n / 4096));
+	holds(&m.map, 0x100000 + n, 0); /* the part of a page is the caller's */
+	holds(&m.map, 0xfffff, 0);
+
+	EQ(mem_place_file(&m.map, GPA(0x800001), m.fd, 0, FILE_BYTES), 0);
+	EQ(mem_place_file(&m.map, GPA(0x800000), m.fd, 1, FILE_BYTES - 1), 0);
+	EQ(mem_place_file(&m.map, GPA(0x800000), m.fd, 0, 8192), 0); /* too small to be worth it */
+	EQ(mem_place_file(&m.map, GPA(15u << 20), m.fd, 0, FILE_BYTES), 0); /* not in one region */
+	m.map.files = NULL;
+	EQ(mem_place_file(&m.map, GPA(0x800000), m.fd, 0, FILE_BYTES), 0);
+	unmap_file(&m);
+}
+
+TEST(writes_of_the_guest_stay_out_of_the_file)
+{
+	struct mapped m;
+	uint8_t b = 0;
+	map_file(&m);
+	if (mem_place_file(&m.map, GPA(0), m.fd, 0, FILE_BYTES) == 0)
+		test_skip("this file system gives no leases");
+	OK(mem_fill(&m.map, GPA(0x3000), 0xee, 10));
+	EQ(pread(m.fd, &b, 1, 0x3000), 1);
+	EQ(b, 3);
+	unmap_file(&m);
+}
+
+TEST(pages_are_kept_when_somebody_changes_the_file)
+{
+	struct mapped m;
+	map_file(&m);
+	if (mem_place_file(&m.map, GPA(0), m.fd, 0, FILE_BYTES) == 0)
+		test_skip("this file system gives no leases");
+	pid_t pid = fork();
+	if (pid == 0) {
+		mem_files_done(&m.files); /* an inherited lease is the parent's, but its descriptor is ours too */
+		int fd = open(m.path, O_WRONLY | O_TRUNC); /* waits for the lease to end */
+		_exit(fd >= 0 && write(fd, "changed", 7) == 7 ? 0 : 1);
+	}
+	sigset_t set;
+	struct timespec t = { .tv_sec = 60 };
+	(void)sigemptyset(&set);
+	(void)sigaddset(&set, SIGIO);
+	EQ(sigtimedwait(&set, NULL, &t), SIGIO);
+	EQ(mem_files_keep(&m.files), 0);
+	int status;
+	EQ(waitpid(pid, &status, 0), pid);
+	EQ(status, 0);
+	for (uint64_t i = 0; i < FILE_BYTES / 4096; i++)
+		holds(&m.map, i * 4096, (uint8_t)i);
+	unmap_file(&m);
+}
