@@ -121,15 +121,30 @@ class FdStream(Stream):
             elif time.monotonic() > end:
                 raise Timeout(f"{len(data)} bytes were not taken within {SECONDS} s")
 
+    def _stop_reading(self):
+        os.write(self._wake_far, b"x")
+        self._thread.join()
+
     def close(self):
         """Stops reading and lets go of the descriptor."""
         if self.fd is None:
             return
-        os.write(self._wake_far, b"x")
-        self._thread.join()
+        self._stop_reading()
         for fd in (self.fd, self._wake, self._wake_far):
             os.close(fd)
         self.fd = None
+
+
+class SocketStream(FdStream):
+    """A client of a socket. When it leaves it first refuses more, and reads what was on its way: nothing is lost."""
+
+    def _stop_reading(self):
+        with socket.socket(fileno=os.dup(self.fd)) as s:
+            try:
+                s.shutdown(socket.SHUT_RD)
+            except OSError:  # ENOTCONN: the program has closed its side
+                pass
+        self._thread.join()
 
 
 def connect(is_alive, path, seconds=SECONDS):
@@ -139,7 +154,7 @@ def connect(is_alive, path, seconds=SECONDS):
         client = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             client.connect(str(path))
-            return FdStream(is_alive, client.detach())
+            return SocketStream(is_alive, client.detach())
         except (FileNotFoundError, ConnectionRefusedError):
             client.close()
             if time.monotonic() > end or not is_alive():
