@@ -35,7 +35,7 @@ MICROVM = ("microvm,acpi=on,rtc=on,isa-serial=on,x-option-roms=off,ioapic2=off,p
 # is what corresponds to QEMU's microvm: no PCI bus, and the kernel is mapped instead of copied.
 MACHINES = {
     PROGRAM: _varan(),
-    SMALL: _varan("--machine", "transport=mmio,map_kernel=on"),
+    SMALL: _varan("--machine", "transport=mmio,map_kernel=all"),
     PEER: _qemu(MICROVM),
     "QEMU q35": _qemu("q35,hpet=off,pit=off,pic=off,smm=off,usb=off,smbus=off,sata=off,vmport=off"),
 }

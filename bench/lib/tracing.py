@@ -39,6 +39,7 @@ class Instance:
         except OSError as error:
             raise TracingError(f"cannot create {self.path}: {error.strerror}") from error
         _write(self.path / "trace_clock", "x86-tsc")
+        _write(self.path / "buffer_percent", "0")  # whoever waits is woken by the first event, not by half a buffer
         return self
 
     def __exit__(self, *_):

@@ -111,13 +111,16 @@ struct console_config {
 /* Ours: how the machine is put together. */
 enum machine_transport { TRANSPORT_PCI, TRANSPORT_MMIO };
 enum machine_irqchip { IRQCHIP_SPLIT, IRQCHIP_KERNEL };
+/* What of guest memory begins as pages of the kernel's file, instead of a copy: nothing, what the guest is not going to
+ * write to (for its first seconds), all that can be (for good, and of the initramfs too). */
+enum machine_map_kernel { MAP_KERNEL_OFF, MAP_KERNEL_READONLY, MAP_KERNEL_ALL };
 
-struct machine_config { /* --machine transport=pci|mmio,irqchip=split|kernel,acpi=on|off,map_kernel=on|off */
+struct machine_config { /* --machine transport=pci|mmio,irqchip=split|kernel,acpi=on|off,map_kernel=off|readonly|all */
 	enum machine_transport transport;
 	enum machine_irqchip irqchip;
+	enum machine_map_kernel map_kernel;
 	bool acpi;
-	bool map_kernel; /* guest memory begins as pages of the kernel's file, instead of a copy */
-	uint8_t pad_[2];
+	uint8_t pad_[3];
 };
 
 struct vm_config {
@@ -131,7 +134,7 @@ struct vm_config {
 	struct machine_config machine;
 	bool has_payload;
 	bool iommu; /* some device is to be placed behind the guest's IOMMU */
-	uint8_t pad_[2];
+	uint8_t pad_[6];
 };
 
 extern const struct schema vm_config_schema, cpus_schema, memory_schema, payload_schema, disk_schema, rng_schema,

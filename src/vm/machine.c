@@ -90,7 +90,9 @@ static int add_memory(struct machine *m, struct err *e)
 		return err_set(e, EINVAL, "--memory: size=%llu: guest memory is a multiple of 4096 bytes, and not nothing",
 		               (unsigned long long)c->size);
 	x86_ram_layout(c->size, ranges, &n);
-	if (m->p.lease_signal && m->p.config->machine.map_kernel && !c->shared)
+	enum machine_map_kernel map_kernel = m->p.config->machine.map_kernel;
+	m->files.maps_written = map_kernel == MAP_KERNEL_ALL;
+	if (m->p.lease_signal && map_kernel != MAP_KERNEL_OFF && !c->shared)
 		m->mem.files = &m->files;
 	for (size_t i = 0; i < n; i++) {
 		struct mem_region_params p = {
@@ -547,16 +549,27 @@ bool machine_power_button(struct machine *m)
 	return true;
 }
 
-int machine_keep_files(struct machine *m)
+/* Memory changes its pages: nobody may be in it, neither vCPUs nor the host's I/O on their behalf. */
+static int keep_files(struct machine *m, int (*keep)(struct mem_files *f))
 {
 	if (m->files.n_files == 0)
 		return 0;
 	bool was_running = vcpus_pause(&m->vcpus);
 	pause_devices(m);
-	int rc = mem_files_keep(&m->files);
+	int rc = keep(&m->files);
 	if (was_running)
 		machine_resume(m);
 	return rc;
+}
+
+int machine_keep_files(struct machine *m)
+{
+	return keep_files(m, mem_files_keep);
+}
+
+int machine_settle_files(struct machine *m)
+{
+	return m->files.maps_written ? 0 : keep_files(m, mem_files_keep_piece);
 }
 
 void machine_counters(struct machine *m, struct text *t)

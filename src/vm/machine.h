@@ -32,7 +32,10 @@ void machine_resume(struct machine *m);
 /* False when the guest has no way to notice (no ACPI). */
 bool machine_power_button(struct machine *m);
 
+/* A mapped file is about to change: copies take the place of its pages. */
 int machine_keep_files(struct machine *m);
+/* A huge page takes the place of mapped pages, where they are to stay for a while only. 1: there are more. */
+int machine_settle_files(struct machine *m);
 
 struct text;
 void machine_counters(struct machine *m, struct text *t);

@@ -7,6 +7,7 @@
 #include "backend/terminal.h"
 #include "base/checked.h"
 #include "base/cleanup.h"
+#include "base/clock.h"
 #include "base/text.h"
 #include "hv/hv.h"
 #include "loop/loop.h"
@@ -18,6 +19,10 @@
 #include <stdlib.h>
 #include <string.h>
 
+/* Many guests are gone by then; and each piece stops the others for a moment only. */
+#define SETTLE_AFTER_NS (10 * NS_PER_S)
+#define SETTLE_PIECE_NS (50 * NS_PER_MS)
+
 enum pending { PENDING_NOTHING, PENDING_RESET, PENDING_POWEROFF, PENDING_FAILURE };
 
 struct vm {
@@ -28,6 +33,8 @@ struct vm {
 	struct char_backend *serial, *console;
 	struct machine *machine;
 	enum vm_state state;
+
+	struct timer settle; /* gives the guest huge pages where its kernel was mapped, when it is past its start */
 
 	struct loop_message message;
 	_Atomic bool is_stopping;
@@ -125,6 +132,7 @@ int vm_new(const struct vm_params *p, struct vm **ret_vm, struct err *e)
 
 static void take_down(struct vm *vm)
 {
+	timer_cancel(&vm->settle);
 	machine_free(vm->machine); /* joins the vCPUs: nobody asks for anything any more */
 	vm->machine = NULL;
 	vm->state = VM_SHUTDOWN;
@@ -193,6 +201,18 @@ static void on_event(void *context, enum vcpu_event what, const char *report)
 
 /* --- the state machine, main thread ---------------------------------------------------------------------------------- */
 
+static void on_settle(struct timer *t)
+{
+	struct vm *vm = container_of(t, struct vm, settle);
+	int rc = machine_settle_files(vm->machine);
+	if (rc > 0)
+		timer_set(vm->p.loop, t, clock_now_ns() + SETTLE_PIECE_NS, on_settle);
+	else if (rc < 0)
+		log_warn(&vm->log, "the kernel stays mapped from its file: %s", strerrordesc_np(-rc));
+	else
+		log_debug(&vm->log, "the guest's memory is all its own");
+}
+
 int vm_boot(struct vm *vm, struct err *e)
 {
 	if (vm->machine)
@@ -218,6 +238,7 @@ int vm_boot(struct vm *vm, struct err *e)
 		return rc;
 	}
 	vm->state = VM_RUNNING;
+	timer_set(vm->p.loop, &vm->settle, clock_now_ns() + SETTLE_AFTER_NS, on_settle);
 	return 0;
 }
 

@@ -22,7 +22,7 @@ struct vm_params {
 	struct loop *loop;              /* the main loop; the caller's, outlives the VM */
 	struct terminal *terminal;      /* for consoles in tty mode; may be NULL when there is none */
 	const struct log_sink *log_sink;
-	/* Kernel and initramfs may be mapped instead of copied (--machine map_kernel=on): the caller blocks this signal and calls
+	/* Kernel and initramfs may be mapped instead of copied (--machine map_kernel): the caller blocks this signal and calls
 	 * vm_keep_files() when it comes. 0: they are always copied. */
 	int lease_signal;
 };

@@ -1,10 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """The guest has all the memory that was asked for, uses it, and the host gives only what it touches."""
 import re
+import shutil
+import threading
+import time
 
 import pytest
 
-from vmm import sections
+from vmm import GUEST, bad_kernel_lines, sections
 
 MIB = 1 << 20
 LOOK = {
@@ -45,3 +48,79 @@ def test_size(start, size):
     if asked >= 1 << 30:
         assert resident_kib * 1024 < asked / 4, "memory that the guest did not touch is allocated"
     assert free_kib > 0
+
+
+# The kernel's text, read through its own eyes: a page that were lost or old would end the guest, or change the sum.
+SUM = "sum() { md5sum </proc/kallsyms; }"
+BUSY = f"{SUM}; sum; exec 3<>/dev/ttyS0; echo ready >&3; read line <&3; sum; find / -xdev -type f | wc -l >/dev/null; dmesg; "
+
+
+def mapped_kernel_kib(vm, kernel):
+    """How much of guest memory comes from the kernel's file, and how much is in huge pages."""
+    from_file = huge = 0
+    name = ""
+    for line in open(f"/proc/{vm.pid}/smaps"):
+        if re.match(r"[0-9a-f]+-", line):
+            name = line.split()[5] if len(line.split()) > 5 else ""
+        elif line.startswith("Size:") and name == str(kernel):
+            from_file += int(line.split()[1])
+        elif line.startswith("AnonHugePages:"):
+            huge += int(line.split()[1])
+    return from_file, huge
+
+
+def wait_until_mapped(vm, kernel):
+    end = time.monotonic() + 30
+    while time.monotonic() < end:
+        mapped, huge = mapped_kernel_kib(vm, kernel)
+        if mapped > 16 << 10:
+            return huge
+        time.sleep(0.02)
+    raise AssertionError(f"{kernel} is not mapped")
+
+
+def test_kernel_gets_huge_pages(start):
+    """What the guest only reads of its kernel is mapped from the file, and after a while it is the guest's own."""
+    vm = start(script=BUSY, serial="socket")
+    huge_before = wait_until_mapped(vm, GUEST / "cloud/vmlinux")
+    vm.connect("serial").expect("ready\r?\n")
+    end = time.monotonic() + 90
+    mapped = huge = 1
+    while mapped and time.monotonic() < end:
+        time.sleep(0.5)
+        mapped, huge = mapped_kernel_kib(vm, GUEST / "cloud/vmlinux")
+    assert mapped == 0
+    assert huge >= huge_before + (16 << 10)
+    vm.serial.send("go\n")
+    vm.wait_ok()
+    first, second = re.findall(r"^[0-9a-f]{32}", vm.console.text(), re.M)
+    assert first == second
+    assert not bad_kernel_lines(vm.console.text())
+
+
+@pytest.mark.parametrize("map_kernel", ["readonly", "all"])
+def test_kernel_file_changes(start, folder, map_kernel):
+    """Whoever writes to a kernel that a guest is mapped from waits a moment; the guest keeps what it had."""
+    (folder / "boot").mkdir()
+    kernel = folder / "boot" / "vmlinux"
+    shutil.copyfile(GUEST / "cloud/vmlinux", kernel)
+    (folder / "boot" / "initramfs").symlink_to(GUEST / "cloud/initramfs")
+    vm = start(kernel=kernel, script=BUSY, serial="socket", options=["--machine", f"map_kernel={map_kernel}"])
+    wait_until_mapped(vm, kernel)
+
+    def spoil():
+        with open(kernel, "r+b") as f:
+            f.write(b"\xcc" * (40 << 20))
+            f.truncate(4096)
+
+    writer = threading.Thread(target=spoil)
+    writer.start()
+    writer.join(40)  # the host's kernel would let it go on after 45 s, whatever the holder of the file does
+    assert not writer.is_alive()
+    assert mapped_kernel_kib(vm, kernel)[0] == 0
+    vm.connect("serial").expect("ready\r?\n")
+    vm.serial.send("go\n")
+    vm.wait_ok()
+    first, second = re.findall(r"^[0-9a-f]{32}", vm.console.text(), re.M)
+    assert first == second
+    assert not bad_kernel_lines(vm.console.text())

@@ -132,7 +132,7 @@ TEST(machine_keys)
 {
 	static const struct option_vector vectors[] = {
 		{ .input = "" },
-		{ .input = "transport=pci,irqchip=split,acpi=on,map_kernel=off" },
+		{ .input = "transport=pci,irqchip=split,acpi=on,map_kernel=readonly" },
 		{ "transport=MMIO,irqchip=kernel,acpi=off",
 		  .json = "{'transport':'Mmio','irqchip':'Kernel','acpi':false}" },
 		{ "transport=isa", .error = "Error parsing --machine: unable to convert isa for transport" },

@@ -191,6 +191,12 @@ static void unmap_file(struct mapped *m)
 	(void)unlink(m->path);
 }
 
+static uint64_t place(struct mapped *m, uint64_t at, uint64_t offset, uint64_t n_bytes)
+{
+	struct mem_file_part part = { .fd = m->fd, .offset = offset, .n_bytes = n_bytes };
+	return mem_place_file(&m->map, GPA(at), &part);
+}
+
 static void holds(const struct mem_map *m, uint64_t at, uint8_t byte)
 {
 	uint8_t b;
@@ -202,7 +208,7 @@ TEST(a_file_is_mapped_where_pages_fit)
 {
 	struct mapped m;
 	map_file(&m);
-	uint64_t n = mem_place_file(&m.map, GPA(0x100000), m.fd, 4096, FILE_BYTES - 4096 - 100);
+	uint64_t n = place(&m, 0x100000, 4096, FILE_BYTES - 4096 - 100);
 	if (n == 0)
 		test_skip("this file system gives no leases");
 	EQ(n, FILE_BYTES - 2 * 4096);
@@ -211,12 +217,16 @@ TEST(a_file_is_mapped_where_pages_fit)
 	holds(&m.map, 0x100000 + n, 0); /* the part of a page is the caller's */
 	holds(&m.map, 0xfffff, 0);
 
-	EQ(mem_place_file(&m.map, GPA(0x800001), m.fd, 0, FILE_BYTES), 0);
-	EQ(mem_place_file(&m.map, GPA(0x800000), m.fd, 1, FILE_BYTES - 1), 0);
-	EQ(mem_place_file(&m.map, GPA(0x800000), m.fd, 0, 8192), 0); /* too small to be worth it */
-	EQ(mem_place_file(&m.map, GPA(15u << 20), m.fd, 0, FILE_BYTES), 0); /* not in one region */
+	EQ(place(&m, 0x800001, 0, FILE_BYTES), 0);
+	EQ(place(&m, 0x800000, 1, FILE_BYTES - 1), 0);
+	EQ(place(&m, 0x800000, 0, 8192), 0); /* too small to be worth it */
+	EQ(place(&m, 15u << 20, 0, FILE_BYTES), 0); /* not in one region */
+	struct mem_file_part written = { .fd = m.fd, .n_bytes = FILE_BYTES, .is_written = true };
+	EQ(mem_place_file(&m.map, GPA(0x800000), &written), 0);
+	m.files.maps_written = true;
+	EQ(mem_place_file(&m.map, GPA(0x800000), &written), FILE_BYTES);
 	m.map.files = NULL;
-	EQ(mem_place_file(&m.map, GPA(0x800000), m.fd, 0, FILE_BYTES), 0);
+	EQ(place(&m, 0x800000, 0, FILE_BYTES), 0);
 	unmap_file(&m);
 }
 
@@ -225,7 +235,7 @@ TEST(writes_of_the_guest_stay_out_of_the_file)
 	struct mapped m;
 	uint8_t b = 0;
 	map_file(&m);
-	if (mem_place_file(&m.map, GPA(0), m.fd, 0, FILE_BYTES) == 0)
+	if (place(&m, 0, 0, FILE_BYTES) == 0)
 		test_skip("this file system gives no leases");
 	OK(mem_fill(&m.map, GPA(0x3000), 0xee, 10));
 	EQ(pread(m.fd, &b, 1, 0x3000), 1);
@@ -233,15 +243,49 @@ TEST(writes_of_the_guest_stay_out_of_the_file)
 	unmap_file(&m);
 }
 
+/* Whether any part of the map still comes from the file. */
+static bool is_file_in_use(const struct mapped *m)
+{
+	char line[512];
+	bool is_there = false;
+	FILE *maps = fopen("/proc/self/maps", "re");
+	OK(maps);
+	while (fgets(line, sizeof line, maps))
+		is_there |= strstr(line, m->path) != NULL;
+	fclose(maps);
+	return is_there;
+}
+
+TEST(pages_are_kept_piece_by_piece)
+{
+	struct mapped m;
+	map_file(&m);
+	/* Across a huge page's boundary: what lies in the upper one goes first, then the rest. */
+	if (place(&m, 0x101000, 0, FILE_BYTES) == 0)
+		test_skip("this file system gives no leases");
+	OK(mem_fill(&m.map, GPA(0x1ff000), 0xee, 4096));
+	OK(is_file_in_use(&m));
+	EQ(mem_files_keep_piece(&m.files), 1);
+	EQ(mem_files_keep_piece(&m.files), 0);
+	OK(!is_file_in_use(&m));
+	EQ(m.files.n_files, 0);
+	EQ(mem_files_keep_piece(&m.files), 0);
+	for (uint64_t i = 0; i < FILE_BYTES / 4096; i++)
+		holds(&m.map, 0x101000 + i * 4096, 0x101000 + i * 4096 == 0x1ff000 ? 0xee : (uint8_t)i);
+	holds(&m.map, 0x100fff, 0);
+	holds(&m.map, 0x101000 + FILE_BYTES, 0);
+	unmap_file(&m);
+}
+
 TEST(pages_are_kept_when_somebody_changes_the_file)
 {
 	struct mapped m;
 	map_file(&m);
-	if (mem_place_file(&m.map, GPA(0), m.fd, 0, FILE_BYTES) == 0)
+	if (place(&m, 0, 0, FILE_BYTES) == 0)
 		test_skip("this file system gives no leases");
 	pid_t pid = fork();
 	if (pid == 0) {
-		mem_files_done(&m.files); /* an inherited lease is the parent's, but its descriptor is ours too */
+		close(m.files.files[0].fd); /* an inherited lease is the parent's, but its descriptor is ours too */
 		int fd = open(m.path, O_WRONLY | O_TRUNC); /* waits for the lease to end */
 		_exit(fd >= 0 && write(fd, "changed", 7) == 7 ? 0 : 1);
 	}

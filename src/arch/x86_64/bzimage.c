@@ -120,8 +120,10 @@ int bzimage_load(const struct mem_map *mem, const struct payload_file *f, const 
 		rc = find_image(f, h, &offset, &n_bytes, e);
 	if (rc == 0)
 		rc = place_image(mem, f, h, n_bytes, &at, &end, e);
-	if (rc == 0)
-		rc = payload_load(f, offset, mem, GPA(at), n_bytes, e);
+	if (rc == 0) {
+		struct payload_part whole = { .offset = offset, .n_bytes = n_bytes, .is_written = true };
+		rc = payload_load(f, &whole, mem, GPA(at), e);
+	}
 	if (rc < 0)
 		return rc;
 

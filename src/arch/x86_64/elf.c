@@ -22,6 +22,7 @@
 
 struct segment {
 	uint32_t type;
+	bool is_writable;
 	uint64_t offset, n_file_bytes; /* in the file */
 	uint64_t address, n_bytes;     /* in memory */
 	uint64_t align;
@@ -89,6 +90,7 @@ static int read_segments(const struct payload_file *f, const struct payload_head
 	for (unsigned i = 0; i < ret_s->n; i++)
 		ret_s->all[i] = (struct segment){
 			.type = raw[i].p_type,
+			.is_writable = raw[i].p_flags & PF_W,
 			.offset = raw[i].p_offset,
 			.n_file_bytes = raw[i].p_filesz,
 			.address = raw[i].p_paddr,
@@ -311,8 +313,9 @@ int elf_load(const struct mem_map *mem, const struct payload_file *f, const stru
 
 	for (unsigned i = 0; i < s.n && rc == 0; i++) {
 		const struct segment *p = &s.all[i];
+		struct payload_part part = { .offset = p->offset, .n_bytes = p->n_file_bytes, .is_written = p->is_writable };
 		if (p->type == PT_LOAD && p->n_file_bytes > 0)
-			rc = payload_load(f, p->offset, mem, GPA(p->address), p->n_file_bytes, e);
+			rc = payload_load(f, &part, mem, GPA(p->address), e);
 	}
 	if (rc == 0)
 		*ret_k = k;

@@ -39,7 +39,8 @@ int initramfs_load(const struct mem_map *mem, const char *path, const struct ker
 		             "%s: its 0x%" PRIx64 " bytes do not fit in the guest's memory between the end of the "
 		             "kernel (0x%" PRIx64 ") and 0x%" PRIx64, f.label, f.n_bytes, k->end, k->initramfs_end);
 	else
-		rc = payload_load(&f, 0, mem, GPA(at), f.n_bytes, e);
+		/* Linux unpacks it, and then uses its memory for other things. */
+		rc = payload_load(&f, &(struct payload_part){ .n_bytes = f.n_bytes, .is_written = true }, mem, GPA(at), e);
 	if (rc == 0)
 		*ret_at = (struct x86_ram_range){ .start = GPA(at), .n_bytes = f.n_bytes };
 	payload_close(&f);

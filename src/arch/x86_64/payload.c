@@ -108,17 +108,18 @@ static int load_data(const struct payload_file *f, uint64_t offset, struct span 
 	return 0;
 }
 
-int payload_load(const struct payload_file *f, uint64_t offset, const struct mem_map *mem, struct gpa to,
-                 uint64_t n_bytes, struct err *e)
+int payload_load(const struct payload_file *f, const struct payload_part *p, const struct mem_map *mem, struct gpa to,
+                 struct err *e)
 {
 	struct span s;
-	bool is_ram = mem_span(mem, to, n_bytes, &s);
+	bool is_ram = mem_span(mem, to, p->n_bytes, &s);
 	assert(is_ram);
 
-	uint64_t n_mapped = mem_place_file(mem, to, f->fd, offset, n_bytes);
-	struct span rest = { .host = s.host + n_mapped, .n_bytes = n_bytes - n_mapped };
-	int rc = load_data(f, offset + n_mapped, rest, e);
+	struct mem_file_part part = { .fd = f->fd, .offset = p->offset, .n_bytes = p->n_bytes, .is_written = p->is_written };
+	uint64_t n_mapped = mem_place_file(mem, to, &part);
+	struct span rest = { .host = s.host + n_mapped, .n_bytes = p->n_bytes - n_mapped };
+	int rc = load_data(f, p->offset + n_mapped, rest, e);
 	if (rc == 0)
-		mem_mark_dirty(mem, to, n_bytes);
+		mem_mark_dirty(mem, to, p->n_bytes);
 	return rc;
 }

@@ -19,9 +19,13 @@ int payload_open(struct payload_file *f, const char *what, const char *path, str
 void payload_close(struct payload_file *f);
 /* Exactly n_bytes; the caller checked that the file has them. */
 int payload_read(const struct payload_file *f, uint64_t offset, void *ret_bytes, size_t n_bytes, struct err *e);
-/* Exactly n_bytes into guest memory; the caller checked the file's size, and that it is RAM of one region. */
-int payload_load(const struct payload_file *f, uint64_t offset, const struct mem_map *mem, struct gpa to,
-                 uint64_t n_bytes, struct err *e);
+struct payload_part {
+	uint64_t offset, n_bytes; /* in the file */
+	bool is_written;          /* by the guest, as far as the file tells */
+};
+/* The part, whole, into guest memory; the caller checked the file's size, and that it is RAM of one region. */
+int payload_load(const struct payload_file *f, const struct payload_part *p, const struct mem_map *mem, struct gpa to,
+                 struct err *e);
 
 /* What a kernel's loader finds out; memory addresses are guest-physical. */
 struct kernel {
