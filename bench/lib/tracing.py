@@ -82,7 +82,7 @@ class Instance:
     def events(self):
         """[(task's id, time, event, text)]"""
         for line in (self.path / "trace").read_text().splitlines():
-            match = re.match(r"\s*.*?-(\d+)\s+\[\d+\]\s+\S+\s+(\d+): (\w+)(?:: |\()(.*)", line)
+            match = re.match(r"\s*.*?-(\d+)\s+\[\d+\]\s+\S+\s+(\d+): (\w+)(?:: |\(| (?=->))(.*)", line)
             if match:
                 yield int(match.group(1)), int(match.group(2)), match.group(3), match.group(4)
 

@@ -97,3 +97,18 @@ void text_done(struct text *t)
 	free(t->bytes);
 	*t = TEXT_INIT;
 }
+
+void text_append_json_string(struct text *t, const char *s)
+{
+	text_append_char(t, '"');
+	for (; *s; s++) {
+		unsigned char c = (unsigned char)*s;
+		if (c == '"' || c == '\\')
+			text_appendf(t, "\\%c", c);
+		else if (c < 0x20)
+			text_appendf(t, "\\u%04x", c);
+		else
+			text_append_char(t, (char)c);
+	}
+	text_append_char(t, '"');
+}

@@ -21,6 +21,8 @@
 #include <assert.h>
 #include <errno.h>
 #include <inttypes.h>
+#include <stdatomic.h>
+#include <stdio.h>
 #include <string.h>
 
 #define PORT_CONFIG 0xcf8u
@@ -347,11 +349,32 @@ void pci_bus_detach(struct pci_device *d)
 		d->bars[i].half_written = 0;
 	}
 	b->slots[d->slot] = NULL;
+	atomic_fetch_and(&b->hidden_slots, ~(1u << d->slot));
 	rebuild_mappings(b);
 	(void)pthread_mutex_unlock(&b->lock);
 	pci_bars_tell(d);
 	d->intx = NULL;
 	d->bus = NULL;
+}
+
+void pci_bus_hide(struct pci_bus *b, uint32_t slots)
+{
+	atomic_fetch_or(&b->hidden_slots, slots);
+}
+
+void pci_device_bdf(const struct pci_device *d, char ret_bdf[PCI_BDF_CHARS])
+{
+	assert(d->bus && d->slot < PCI_N_SLOTS);
+	(void)snprintf(ret_bdf, PCI_BDF_CHARS, "%04x:00:%02x.0", d->bus->segment, d->slot & 0x1fu);
+}
+
+uint64_t pci_bar_address(const struct pci_device *d, unsigned bar)
+{
+	assert(d->bus && bar < PCI_N_BARS);
+	(void)pthread_mutex_lock(&d->bus->lock);
+	uint64_t address = bar_value(&d->bars[bar], d->config, bar);
+	(void)pthread_mutex_unlock(&d->bus->lock);
+	return address;
 }
 
 /* --- the bus ---------------------------------------------------------------------------------------------------- */

@@ -14,6 +14,7 @@
 
 #define PCI_N_SLOTS 32
 #define PCI_N_BARS 6
+#define PCI_BDF_CHARS 13 /* with the terminator */
 #define PCI_CONFIG_BYTES 4096 /* with the extended space; only the first 256 hold anything */
 #define PCI_ECAM_BYTES 0x100000ull /* one bus */
 
@@ -97,6 +98,7 @@ struct pci_bus {
 	pthread_mutex_t lock; /* devices' configuration bytes, BAR addresses, INTx, the address port */
 	uint16_t segment;
 	struct pci_device *slots[PCI_N_SLOTS];
+	_Atomic uint32_t hidden_slots; /* one bit each: their devices are let go, and no configuration access finds them */
 	struct pci_device host_bridge; /* slot 0 */
 	struct pci_window low, high; /* 32-bit and 64-bit MMIO windows */
 	struct pci_window_range low_range, high_range;
@@ -142,6 +144,12 @@ int pci_device_msix(struct pci_device *d, struct irq_router *r, unsigned n_vecto
                     uint32_t pba_offset, struct err *e);
 int pci_bus_attach(struct pci_bus *b, struct pci_device *d, int slot, struct err *e);
 void pci_bus_detach(struct pci_device *d); /* one that is not attached is left alone */
+/* The guest has ejected the devices in these slots, one bit each: they are not to be found while they wait for their
+ * detachment. Any thread. */
+void pci_bus_hide(struct pci_bus *b, uint32_t slots);
+/* "0000:00:04.0": segment, bus, slot, function. */
+void pci_device_bdf(const struct pci_device *d, char ret_bdf[PCI_BDF_CHARS]);
+uint64_t pci_bar_address(const struct pci_device *d, unsigned bar); /* as it is programmed, decoding or not */
 void pci_device_done(struct pci_device *d); /* detached before; a zeroed one is left alone */
 
 /* Of the BAR that holds the table and the PBA; true when [offset, +n_bytes) was theirs. */

@@ -93,7 +93,8 @@ void pci_device_done(struct pci_device *d)
 static struct pci_device *device_at(const struct pci_bus *b, unsigned slot, unsigned function)
 {
 	assert(slot < PCI_N_SLOTS);
-	return function == 0 ? b->slots[slot] : NULL;
+	bool is_hidden = atomic_load_explicit(&b->hidden_slots, memory_order_relaxed) >> slot & 1;
+	return function == 0 && !is_hidden ? b->slots[slot] : NULL;
 }
 
 /* How much of the access lies in the bytes that mean something. */

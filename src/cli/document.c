@@ -1,44 +1,63 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "cli/document.h"
 
+#include "api/api.h"
 #include "base/checked.h"
 #include "base/text.h"
+#include "cli/completion.h"
+#include "cli/remote_tables.h"
 #include "config/options.h"
-#include "schema/schema.h"
 
 #include <stdio.h>
 #include <string.h>
 
 static void write_openapi(struct text *t)
 {
-	static const struct schema *const roots[] = { &vm_config_schema };
-
 	text_appendf(t,
 	             "openapi: 3.0.1\n"
 	             "info:\n"
 	             "  title: Varan\n"
-	             "  description: The configuration of a virtual machine. The routes come with the API server.\n"
+	             "  description: \"One VM: made, run, changed and ended by HTTP over a Unix socket\"\n"
 	             "  license:\n"
 	             "    name: Apache-2.0\n"
-	             "  version: %s\n"
-	             "paths: {}\n"
-	             "components:\n"
-	             "  schemas:\n",
+	             "  version: %s\n",
 	             VARAN_VERSION);
-	schema_write_openapi_all(roots, ARRAY_LEN(roots), 4, t);
+	api_write_openapi_paths(t);
+}
+
+static void write_man(struct text *t)
+{
+	command_line_write_man(&varan_options, t);
+}
+
+static const struct {
+	const char *name;
+	void (*write)(struct text *t);
+} documents[] = {
+	{ "man", write_man },
+	{ "man-remote", remote_write_man },
+	{ "man-api", api_write_man },
+	{ "openapi", write_openapi },
+	{ "completion", completion_write_bash },
+};
+
+void document_write_names(const char *separator, struct text *t)
+{
+	for (size_t i = 0; i < ARRAY_LEN(documents); i++)
+		text_appendf(t, "%s%s", i ? separator : "", documents[i].name);
 }
 
 int document_main(int argc, char **argv)
 {
 	text_scoped t = TEXT_INIT;
 
-	if (argc == 2 && strcmp(argv[1], "man") == 0) {
-		command_line_write_man(&varan_options, &t);
-	} else if (argc == 2 && strcmp(argv[1], "openapi") == 0) {
-		write_openapi(&t);
-	} else {
-		fprintf(stderr, "Usage: varan document man|openapi\n");
+	for (size_t i = 0; argc == 2 && i < ARRAY_LEN(documents); i++)
+		if (strcmp(argv[1], documents[i].name) == 0)
+			documents[i].write(&t);
+	if (!t.n_bytes && !t.is_out_of_memory) {
+		document_write_names("|", &t);
+		fprintf(stderr, "Usage: varan document %s\n", text_get(&t));
 		return 2;
 	}
-	return fputs(text_get(&t), stdout) < 0 || fflush(stdout) ? 1 : 0;
+	return t.is_out_of_memory || fputs(text_get(&t), stdout) < 0 || fflush(stdout) ? 1 : 0;
 }

@@ -1,20 +1,27 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The program: sub-commands, and the words of Cloud Hypervisor's command line. Only this folder prints and exits. */
+/* The program: its names, its sub-commands, and the order in which a VMM starts and ends. Only this folder prints and
+ * exits. */
+#include "api/api.h"
 #include "backend/terminal.h"
 #include "base/checked.h"
 #include "base/cleanup.h"
 #include "base/text.h"
+#include "cli/descriptors.h"
 #include "cli/doctor.h"
 #include "cli/document.h"
+#include "cli/dry_run.h"
 #include "cli/log_output.h"
+#include "cli/program.h"
+#include "cli/remote.h"
 #include "cli/signals.h"
 #include "cli/terminal_guard.h"
 #include "config/options.h"
 #include "loop/loop.h"
-#include "vm/vm.h"
+#include "schema/schema.h"
+#include "vm/events.h"
+#include "vm/vmm.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -22,22 +29,20 @@
 
 #define EXIT_USAGE 2
 
-static void print_help(FILE *f)
+static void print_help(const struct program *p, FILE *f)
 {
 	text_scoped t = TEXT_INIT;
-	command_line_write_help(&varan_options, &t);
+	command_line_write_help(&p->options, &t);
 	fputs(text_get(&t), f);
-	fputs("\nSub-commands:\n"
-	      "  varan doctor [--json]        Can this machine run Linux guests, and why\n"
-	      "  varan document man|openapi   The manual page and the API's schemas\n",
-	      f);
+	if (p->has_subcommands)
+		fputs("\nSub-commands:\n"
+		      "  varan remote ...             Talk to a running VMM over its API socket\n"
+		      "  varan doctor [--json]        Can this machine run Linux guests, and why\n"
+		      "  varan document ...           The manual pages, the API's description, shell completion\n",
+		      f);
 }
 
-static int fail(const char *what, const struct err *e)
-{
-	fprintf(stderr, "%s%s\n", what, e->text);
-	return 1;
-}
+/* --- signals ------------------------------------------------------------------------------------------------------------ */
 
 /* SIGUSR1 asks a running VM for its counters, on standard error: for measurements. */
 static void print_counters(struct vm *vm)
@@ -57,7 +62,14 @@ static void press_power_button(struct vm *vm)
 
 static void on_signal(void *context, int signal)
 {
-	struct vm *vm = context;
+	struct vmm *vmm = context;
+	struct vm *vm = vmm_vm(vmm);
+	if (signal == SIGTERM || signal == SIGINT || signal == SIGHUP) {
+		vmm_stop(vmm);
+		return;
+	}
+	if (!vm)
+		return;
 	switch (signal) {
 	case SIGCONT: /* back from a stop: the shell has set the terminal's mode for itself */
 		vm_terminal_continued(vm);
@@ -74,149 +86,200 @@ static void on_signal(void *context, int signal)
 	case SIGUSR2:
 		press_power_button(vm);
 		return;
-	default: /* SIGTERM, SIGINT, SIGHUP */
-		vm_stop(vm);
-		return;
 	}
 }
 
-static void say_where(const struct vm *vm, const struct vm_config *c)
+/* --- a run -------------------------------------------------------------------------------------------------------------- */
+
+struct run {
+	const struct program *program;
+	const struct command_line *line;
+	struct vmm_config config;
+	struct log_output log;
+	struct loop *loop;
+	struct events *events;
+	struct terminal terminal;
+	struct vmm *vmm;
+	struct signals signals;
+	struct api *api;
+	struct err e;
+};
+
+static void say_where(const struct vm *vm, enum console_mode serial, enum console_mode console)
 {
-	if (c->serial.mode == CONSOLE_PTY)
+	if (serial == CONSOLE_PTY)
 		fprintf(stderr, "serial: %s\n", vm_serial_path(vm));
-	if (c->console.mode == CONSOLE_PTY)
+	if (console == CONSOLE_PTY)
 		fprintf(stderr, "console: %s\n", vm_console_path(vm));
 }
 
-/* What to say in front of the error; NULL when all went well. */
-static const char *boot_and_run(struct vm *vm, struct signals *signals, struct loop *loop, struct err *e)
+static void warn_of(const struct run *r, const struct vm_config *c)
 {
-	if (signals_watch(signals, loop, on_signal, vm, e) < 0)
-		return "Error creating VM: ";
-	if (vm_boot(vm, e) < 0)
-		return "Error booting VM: ";
-	return vm_run(vm, e) < 0 ? "VMM thread exited with error: " : NULL;
+	const struct log log = { .sink = &r->log.sink, .object = "vm" };
+	text_scoped t = TEXT_INIT;
+	if (vm_config_warning(c, &t))
+		log_warn(&log, "%s", text_get(&t));
 }
 
-static int run_vm(const struct vm_config *config, struct loop *loop, const struct log_sink *sink)
+/* The three steps below return what to say in front of r->e, NULL when all went well. */
+static const char *create_and_boot(struct run *r)
 {
-	struct err e = { 0 };
-	struct terminal terminal;
-	struct signals signals;
-	struct vm *vm = NULL;
+	struct vm_config c;
+	if (vm_config_from_command_line(r->line, &c, &r->e) < 0)
+		return "Error parsing config";
+	warn_of(r, &c);
+	enum console_mode serial = c.serial.mode, console = c.console.mode;
+	int rc = vmm_create(r->vmm, &c, &r->e);
+	vm_config_done(&c); /* empty, when it was taken */
+	if (rc < 0)
+		return "Error creating VM";
+	say_where(vmm_vm(r->vmm), serial, console);
+	return vmm_boot(r->vmm, &r->e) < 0 ? "Error booting VM" : NULL;
+}
 
-	terminal_init(&terminal, STDIN_FILENO, STDOUT_FILENO);
-	struct vm_params p = { .config = config, .loop = loop, .terminal = &terminal, .log_sink = sink,
-	                       .lease_signal = SIGIO };
-	if (vm_new(&p, &vm, &e) < 0)
-		return fail("Error creating VM: ", &e);
-	say_where(vm, config);
+static const char *restore(struct run *r)
+{
+	struct restore_config c = { 0 };
+	if (restore_config_from_command_line(r->line, &c, &r->e) < 0)
+		return "Error parsing restore";
+	schema_done(&restore_schema, &c);
+	(void)err_set(&r->e, ENOTSUP, "not supported yet: --restore");
+	return "Error restoring VM";
+}
 
-	const char *failed = boot_and_run(vm, &signals, loop, &e);
-	signals_done(&signals);
-	char *report = vm_report(vm) ? strdup(vm_report(vm)) : NULL;
-	vm_free(vm);
+/* From here on there are threads. */
+static const char *start(struct run *r)
+{
+	const struct vmm_config *c = &r->config;
+	int rc = 0;
+
+	if (loop_new(&r->loop, &r->e) < 0)
+		return "Failed to start the VMM thread";
+	if (c->event_monitor.is_given)
+		rc = c->event_monitor.fd >= 0 ? events_open_fd(c->event_monitor.fd, &r->events, &r->e)
+		                              : events_open_path(c->event_monitor.path, &r->events, &r->e);
+	if (rc < 0)
+		return "Error doing event monitor I/O";
+
+	terminal_init(&r->terminal, STDIN_FILENO, STDOUT_FILENO);
+	struct vmm_params v = {
+		.loop = r->loop,
+		.terminal = &r->terminal,
+		.log_sink = &r->log.sink,
+		.lease_signal = SIGIO,
+		.events = r->events,
+	};
+	if (vmm_new(&v, &r->vmm, &r->e) < 0)
+		return "Failed to open hypervisor interface (is hypervisor interface available?)";
+	events_emit(r->events, "vmm", "starting", NULL);
+
+	rc = signals_watch(&r->signals, r->loop, on_signal, r->vmm, &r->e);
+	struct api_params a = {
+		.loop = r->loop, .vmm = r->vmm, .path = c->api_socket.path, .fd = c->api_socket.fd, .log_sink = &r->log.sink,
+		.version = program_version(r->program), .features = program_features,
+	};
+	if (rc >= 0 && c->api_socket.is_given)
+		rc = api_open(&a, &r->api, &r->e);
+	return rc < 0 ? "Failed to start the VMM thread" : NULL;
+}
+
+static const char *serve(struct run *r)
+{
+	const char *failed = start(r);
+	if (!failed && r->config.has_payload)
+		failed = create_and_boot(r);
+	else if (!failed && r->config.has_restore)
+		failed = restore(r);
+	if (!failed && vmm_run(r->vmm, !r->config.no_shutdown, &r->e) < 0)
+		failed = "VMM thread exited with error";
+	return failed;
+}
+
+static int run_vmm(struct run *r)
+{
+	const char *failed = serve(r);
+	api_close(r->api);
+	signals_done(&r->signals);
+	char *report = r->vmm && vmm_report(r->vmm) ? strdup(vmm_report(r->vmm)) : NULL;
+	vmm_free(r->vmm);
+	events_free(r->events);
+	loop_free(r->loop);
 	/* Only now: the terminal is no longer raw. */
 	if (failed && report)
 		fprintf(stderr, "%s\n", report);
 	free(report);
-	return failed ? fail(failed, &e) : 0;
+	return failed ? program_fail(r->program, failed, &r->e) : 0;
 }
 
-static int run_with_log(const struct command_line *line, const struct log_sink *sink)
+static int run(const struct program *p, const struct command_line *line)
 {
-	struct err e = { 0 };
-	struct vm_config config;
-	struct loop *loop = NULL;
-
-	if (loop_new(&loop, &e) < 0)
-		return fail("Failed to start the VMM thread: ", &e);
-	if (vm_config_from_command_line(line, &config, &e) < 0) {
-		loop_free(loop);
-		return fail("Error parsing config: ", &e);
-	}
-	struct log log = { .sink = sink, .object = "vm" };
-	const char *warning = vm_config_warning(&config);
-	if (warning)
-		log_warn(&log, "%s", warning);
-
-	int status = run_vm(&config, loop, sink);
-	vm_config_done(&config);
-	loop_free(loop);
-	return status;
-}
-
-static int print_version(bool is_verbose)
-{
-	printf("varan v%s\n", VARAN_VERSION);
-	if (is_verbose)
-		printf("Enabled features: [\"io_uring\", \"kvm\"]\n");
-	return 0;
-}
-
-static int run(const struct command_line *line)
-{
-	struct err e = { 0 };
-	struct log_output log;
+	struct run r = { .program = p, .line = line, .signals.fd = -1 };
 
 	if (command_line_count(line, "version"))
-		return print_version(command_line_count(line, "v") > 0);
-	if (!command_line_value(line, "kernel") && !command_line_value(line, "firmware")) {
-		/* Without a payload the program would serve the API, which is to come. */
-		fprintf(stderr, "not supported yet: starting without --kernel\n");
-		return 1;
-	}
-	if (log_output_open(&log, command_line_value(line, "log-file"), command_line_count(line, "v"), &e) < 0)
-		return fail("", &e);
+		return program_print_version(p, command_line_count(line, "v") > 0);
+	widen_descriptor_table();
+	struct log_config log = log_config_from_command_line(line);
+	if (log_output_open(&r.log, p->name, &log, &r.e) < 0)
+		return program_fail(p, "Error creating log file", &r.e);
 	terminal_guard_install();
-	int status = run_with_log(line, &log.sink);
-	log_output_close(&log);
+
+	int status;
+	if (vmm_config_from_command_line(line, &r.config, &r.e) < 0)
+		status = program_fail(p, NULL, &r.e);
+	else
+		status = r.config.is_dry_run ? dry_run(p, line, &r.config) : run_vmm(&r);
+	vmm_config_done(&r.config);
+	log_output_close(&r.log);
 	return status;
 }
 
-/* Closed standard descriptors are opened on /dev/null: nothing of ours is to get their numbers. */
-static void fill_standard_descriptors(void)
-{
-	for (int fd = 0; fd <= STDERR_FILENO; fd++) {
-		if (fcntl(fd, F_GETFD) < 0 && open("/dev/null", O_RDWR) < 0)
-			return;
-	}
-}
-
-int main(int argc, char **argv)
+static int with_options(const struct program *p, int argc, char **argv)
 {
 	struct err e = { 0 };
 	struct command_line line;
 
-	(void)umask(077); /* sockets, files and logs are the user's own */
-	fill_standard_descriptors();
-	if (argc >= 2 && strcmp(argv[1], "doctor") == 0)
-		return doctor_main(argc - 1, argv + 1);
-	if (argc >= 2 && strcmp(argv[1], "document") == 0)
-		return document_main(argc - 1, argv + 1);
-
-	int rc = command_line_parse(argc, argv, &varan_options, &line, &e);
+	int rc = command_line_parse(argc, argv, &p->options, &line, &e);
 	if (rc == -EINVAL) {
 		text_scoped t = TEXT_INIT;
-		command_line_write_usage_error(&varan_options, &e, &t);
+		command_line_write_usage_error(&p->options, &e, &t);
 		fputs(text_get(&t), stderr);
 		return EXIT_USAGE;
 	}
 	if (rc < 0)
-		return fail("", &e);
-	/* Before any thread exists, so that all of them inherit it. */
-	signals_block();
+		return program_fail(p, NULL, &e);
 
 	int status;
 	if (line.is_empty) {
-		print_help(stderr);
+		print_help(p, stderr);
 		status = EXIT_USAGE;
 	} else if (command_line_count(&line, "help")) {
-		print_help(stdout);
+		print_help(p, stdout);
 		status = 0;
 	} else {
-		status = run(&line);
+		/* Before any thread exists, so that all of them inherit it. */
+		signals_block();
+		status = run(p, &line);
 	}
 	command_line_done(&line);
 	return status;
+}
+
+int main(int argc, char **argv)
+{
+	static const struct {
+		const char *name;
+		int (*fn)(int argc, char **argv);
+	} subcommands[] = { { "remote", remote_main }, { "doctor", doctor_main }, { "document", document_main } };
+	struct program p;
+
+	(void)umask(077); /* sockets, files and logs are the user's own */
+	fill_standard_descriptors();
+	program_init(&p, argc ? argv[0] : NULL);
+	if (p.is_remote)
+		return remote_main(argc, argv);
+	for (size_t i = 0; p.has_subcommands && argc >= 2 && i < ARRAY_LEN(subcommands); i++) {
+		if (strcmp(argv[1], subcommands[i].name) == 0)
+			return subcommands[i].fn(argc - 1, argv + 1);
+	}
+	return with_options(&p, argc, argv);
 }

@@ -50,7 +50,9 @@ struct option_label {
 static struct option_label label_of(const struct option_row *r)
 {
 	struct option_label l;
-	if (!r->name)
+	if (r->arity == OPTION_WORD)
+		(void)snprintf(l.text, sizeof l.text, "<%s>", r->name);
+	else if (!r->name)
 		(void)snprintf(l.text, sizeof l.text, "-%c%s", r->short_name, r->is_counted ? "..." : "");
 	else if (r->arity == OPTION_FLAG)
 		(void)snprintf(l.text, sizeof l.text, "--%s", r->name);
@@ -121,7 +123,7 @@ static int take_long(struct parser *p, const char *argument)
 	const char *name = argument + 2, *equals = strchr(name, '=');
 	size_t n_name = equals ? (size_t)(equals - name) : strlen(name);
 	const struct option_row *r = find_long(p->c->table, name, n_name);
-	if (!r)
+	if (!r || r->arity == OPTION_WORD)
 		return err_set(p->e, EINVAL, "unexpected argument '--%.*s' found", (int)(n_name > 128 ? 128 : n_name),
 		               name);
 	int rc = begin(p, r);
@@ -154,18 +156,36 @@ static int take_short(struct parser *p, const char *argument)
 	return 0;
 }
 
+/* A word that no option waits for. 1: the rest is not to be looked at. */
+static int take_word(struct parser *p, const char *word)
+{
+	for (size_t i = 0; i < p->c->table->n_rows; i++) {
+		const struct option_row *r = &p->c->table->rows[i];
+		if (r->arity != OPTION_WORD || use_of(p->c, r)->n_given)
+			continue;
+		int rc = begin(p, r);
+		if (rc == 0)
+			rc = add_value(p, r, word);
+		return rc < 0 ? rc : r->ends_parsing;
+	}
+	return err_set(p->e, EINVAL, "unexpected argument '%s' found", word);
+}
+
 static int take_arguments(struct parser *p, int argc, char *const *argv)
 {
 	size_t n_before = 0; /* values of the pending option when it became pending */
 	for (int i = 1; i < argc; i++) {
 		const char *a = argv[i];
 		int rc;
+		p->c->n_taken = i + 1;
 		if (a[0] != '-' || !a[1]) {
-			if (!p->pending)
-				return err_set(p->e, EINVAL, "unexpected argument '%s' found", a);
-			rc = add_value(p, p->pending, a);
-			if (rc == 0 && p->pending->arity == OPTION_ONE)
-				p->pending = NULL;
+			if (!p->pending) {
+				rc = take_word(p, a);
+			} else {
+				rc = add_value(p, p->pending, a);
+				if (rc == 0 && p->pending->arity == OPTION_ONE)
+					p->pending = NULL;
+			}
 		} else {
 			rc = settle(p, n_before);
 			if (rc == 0 && strcmp(a, "--") == 0) {
@@ -183,15 +203,18 @@ static int take_arguments(struct parser *p, int argc, char *const *argv)
 	return settle(p, n_before);
 }
 
-static int refuse_unsupported(const struct command_line *c, struct err *e)
+static int refuse_missing(const struct command_line *c, struct err *e)
 {
-	for (size_t i = 0; i < c->table->n_rows; i++)
-		if (c->uses[i].n_given && c->table->rows[i].stands_alone)
+	const struct option_row *missing = NULL;
+	for (size_t i = 0; i < c->table->n_rows; i++) {
+		const struct option_row *r = &c->table->rows[i];
+		if (r->stands_alone && c->uses[i].n_given)
 			return 0;
-	for (size_t i = 0; i < c->table->n_rows; i++)
-		if (c->uses[i].n_given && c->table->rows[i].is_unsupported)
-			return err_set(e, ENOTSUP, "not supported yet: --%s", c->table->rows[i].name);
-	return 0;
+		if (r->is_required && !c->uses[i].n_given && !missing)
+			missing = r;
+	}
+	return missing ? err_set(e, EINVAL, "the following required arguments were not provided:\n  %s", label_of(missing).text)
+		       : 0;
 }
 
 int command_line_parse(int argc, char *const *argv, const struct option_table *table, struct command_line *ret_c,
@@ -204,9 +227,10 @@ int command_line_parse(int argc, char *const *argv, const struct option_table *t
 	if (!c.uses)
 		return err_set(e, ENOMEM, "out of memory");
 
+	c.n_taken = argc < 1 ? argc : 1;
 	int rc = take_arguments(&p, argc, argv);
 	if (rc == 0)
-		rc = refuse_unsupported(&c, e);
+		rc = refuse_missing(&c, e);
 	if (rc < 0) {
 		command_line_done(&c);
 		return rc;

@@ -3,7 +3,7 @@
  *
  * Long options, and a few short flags. The result points into argv, which must outlive it. Nothing is printed and
  * nothing exits: command_line_parse() returns -EINVAL for a usage error (the caller prints it as
- * command_line_write_usage_error() does, and exits 2), -ENOTSUP for an option that is yet to come (exit 1). */
+ * command_line_write_usage_error() does, and exits 2). */
 #pragma once
 #include "base/forward.h"
 #include "base/text.h"
@@ -14,6 +14,7 @@ enum option_arity {
 	OPTION_FLAG, /* takes no value */
 	OPTION_ONE,  /* exactly one value; given at most once */
 	OPTION_MANY, /* one or more values; given again, the values add up in order */
+	OPTION_WORD, /* a bare word: the first goes to the first such row, and so on */
 };
 
 struct option_row {
@@ -21,9 +22,10 @@ struct option_row {
 	char short_name;  /* 0: none */
 	enum option_arity arity;
 	bool is_counted;      /* FLAG: may be repeated */
-	bool ends_parsing;    /* FLAG: what follows is not looked at (--help) */
+	bool ends_parsing;    /* FLAG, WORD: what follows is not looked at (--help, the name of a sub-command) */
+	bool is_required;     /* ONE, WORD: a usage error without it, unless an option that ends parsing or stands alone is there */
+	bool is_path;         /* the value, or each of them, names a file: for completion */
 	bool stands_alone;    /* FLAG: nothing else counts when it is given (--version) */
-	bool is_unsupported;  /* recognised, checked, and then refused; not in the help */
 	const char *const *possible_values; /* NULL-ended; NULL: any */
 	const char *def;      /* shown in the help; what command_line_value() gives when absent */
 	const char *group;    /* heading in the help; rows of a group stand together */
@@ -46,6 +48,7 @@ struct option_use {
 struct command_line {
 	const struct option_table *table;
 	struct option_use *uses; /* one per row */
+	int n_taken;             /* arguments that were looked at, argv[0] too */
 	bool is_empty;           /* no argument at all: the caller prints the help on standard error and exits 2 */
 };
 
@@ -61,3 +64,4 @@ const char *const *command_line_values(const struct command_line *c, const char 
 void command_line_write_usage_error(const struct option_table *table, const struct err *e, struct text *t);
 void command_line_write_help(const struct option_table *table, struct text *t);
 void command_line_write_man(const struct option_table *table, struct text *t); /* a whole page, roff */
+void command_line_write_man_options(const struct option_table *table, struct text *t); /* the entries alone */

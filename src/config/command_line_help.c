@@ -13,6 +13,10 @@
 /* "-V, --version", "    --disk <disk>..." */
 static void write_heading(const struct option_row *r, struct text *t)
 {
+	if (r->arity == OPTION_WORD) {
+		text_appendf(t, r->is_required ? "<%s>" : "[%s]", r->name);
+		return;
+	}
 	if (r->short_name)
 		text_appendf(t, "-%c%s", r->short_name, r->name ? ", " : "");
 	else
@@ -38,7 +42,14 @@ static void write_about(const struct option_row *r, struct text *t)
 
 static void write_usage(const struct option_table *table, struct text *t)
 {
-	text_appendf(t, "Usage: %s [OPTIONS]\n", table->program);
+	text_appendf(t, "Usage: %s [OPTIONS]", table->program);
+	for (size_t i = 0; i < table->n_rows; i++) {
+		if (table->rows[i].arity != OPTION_WORD)
+			continue;
+		text_append_char(t, ' ');
+		write_heading(&table->rows[i], t);
+	}
+	text_append_char(t, '\n');
 }
 
 void command_line_write_help(const struct option_table *table, struct text *t)
@@ -49,8 +60,6 @@ void command_line_write_help(const struct option_table *table, struct text *t)
 	for (size_t i = 0; i < table->n_rows; i++) {
 		const struct option_row *r = &table->rows[i];
 		text_scoped about = TEXT_INIT;
-		if (r->is_unsupported)
-			continue;
 		if (strcmp(group, r->group) != 0) {
 			group = r->group;
 			text_appendf(t, "\n%s:\n", group);
@@ -80,16 +89,19 @@ static void write_roff(const char *s, struct text *t)
 
 void command_line_write_man(const struct option_table *table, struct text *t)
 {
-	const char *group = "";
 	text_appendf(t, ".TH %s 1\n.SH NAME\n%s \\- ", table->program, table->program);
 	write_roff(table->about, t);
 	text_appendf(t, "\n.SH SYNOPSIS\n.B %s\n[\\fIOPTIONS\\fR]\n.SH OPTIONS\n", table->program);
+	command_line_write_man_options(table, t);
+}
+
+void command_line_write_man_options(const struct option_table *table, struct text *t)
+{
+	const char *group = "";
 	for (size_t i = 0; i < table->n_rows; i++) {
 		const struct option_row *r = &table->rows[i];
 		text_scoped heading = TEXT_INIT, about = TEXT_INIT;
-		if (r->is_unsupported)
-			continue;
-		if (strcmp(group, r->group) != 0) {
+		if (r->group && strcmp(group, r->group) != 0) {
 			group = r->group;
 			text_appendf(t, ".SS %s\n", group);
 		}

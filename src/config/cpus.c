@@ -25,6 +25,13 @@ static const struct schema affinity_schema =
 	SCHEMA(T, affinity_rows, .name = "CpuAffinity", .help = "Where a vCPU may run");
 #undef T
 
+static const struct enum_name core_scheduling_names[] = {
+	{ .json = "Off", .word = "off", .value = CORE_SCHEDULING_OFF },
+	{ .json = "Vm", .word = "vm", .value = CORE_SCHEDULING_VM },
+	{ .json = "Vcpu", .word = "vcpu", .value = CORE_SCHEDULING_VCPU },
+	{ 0 },
+};
+
 #define T struct cpus_config
 static const struct field feature_rows[] = {
 #ifdef __x86_64__
@@ -52,6 +59,9 @@ static const struct field cpus_rows[] = {
 	ROW_HERE(T, "features", &features_schema, .flags = ROW_NAME_SET | ROW_PLAIN_TEXT,
 	         .missing = "Invalid feature in --cpus features list: ",
 	         .help = "CPU features to enable; 'amx' is known"),
+	ROW_BOOL(T, nested, .def = true, .help = "Let the guest run guests of its own, where the host can"),
+	ROW_ENUM(T, core_scheduling, enum core_scheduling, core_scheduling_names, .def = CORE_SCHEDULING_OFF,
+	         .help = "Who may share a core with a vCPU: nobody (vcpu), its VM (vm), or anybody (off)"),
 	ROW_PAD(T, pad_),
 };
 const struct schema cpus_schema =

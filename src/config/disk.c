@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
+#include "config/placement.h"
 #include "config/rate_limiter.h"
 #include "config/rules.h"
-#include "schema/schema.h"
 
 #include <errno.h>
+#include <string.h>
 
 #define T struct queue_affinity_config
 static const struct field queue_affinity_rows[] = {
@@ -44,8 +45,7 @@ static const struct field disk_rows[] = {
 	ROW_STRING(T, id, .help = "Device identifier"),
 	ROW_BOOL(T, disable_io_uring, .key = "_disable_io_uring", .help = "Do without io_uring (for tests)"),
 	ROW_BOOL(T, disable_aio, .key = "_disable_aio", .help = "Do without Linux AIO (for tests)"),
-	ROW_U16(T, pci_segment, .help = "PCI segment"),
-	ROW_U8(T, pci_device_id, .has = HAS(T, has_pci_device_id), .min = 1, .max = 31, .help = "PCI device number"),
+	ROWS_OF_PLACEMENT(T),
 	ROW_STRING(T, rate_limit_group, .help = "Share the budget of this group"),
 	ROW_OBJECT(T, rate_limiter_config, struct rate_limiter_config, &rate_limiter_schema, .key = "",
 	           .flags = ROW_FLAT, .has = HAS(T, has_rate_limiter_config), .is_present = rate_limiter_is_present,
@@ -65,23 +65,32 @@ const struct schema disk_schema =
 	SCHEMA(T, disk_rows, .name = "DiskConfig", .option = "disk", .help = "A block device");
 #undef T
 
-/* Rules 8a to 8e, and the own checks of 9.2 in their order. Without --platform there is one PCI segment. */
+static bool has_group(const struct vm_config *c, const char *id)
+{
+	for (size_t i = 0; i < c->n_rate_limit_groups; i++)
+		if (strcmp(c->rate_limit_groups[i].id, id) == 0)
+			return true;
+	return false;
+}
+
 int disk_check(const struct disk_config *d, const struct vm_config *c, struct err *e)
 {
+	int rc;
 	if (d->vhost_socket && d->path)
 		return err_set(e, EINVAL, "Disk path and vhost socket both provided");
-	if (d->vhost_user && !memory_is_shared(&c->memory))
-		return err_set(e, EINVAL, "Using vhost-user requires using shared memory or huge pages");
+	if (d->vhost_user && (rc = memory_check_shared(&c->memory, e)) < 0)
+		return rc;
 	if (d->vhost_user && !d->vhost_socket)
 		return err_set(e, EINVAL, "No socket provided when using vhost-user");
-	/* No group can be defined yet, so that none can be meant. */
-	if (d->rate_limit_group)
+	if (d->rate_limit_group && !has_group(c, d->rate_limit_group))
 		return err_set(e, EINVAL, "Invalid rate-limiter group");
 	if (d->num_queues > c->cpus.boot_vcpus)
 		return err_set(e, EINVAL, "Number of vCPUs is insufficient for number of queues");
 	if (d->vhost_user && d->iommu)
 		return err_set(e, EINVAL, "Device does not support being placed behind IOMMU");
-	if (d->pci_segment >= 1)
-		return err_set(e, EINVAL, "Invalid PCI segment id: %u", d->pci_segment);
+	if ((rc = placement_check(c, d->pci_segment, d->iommu ? BEHIND_IOMMU_YES : BEHIND_IOMMU_NO, e)) < 0)
+		return rc;
+	if (d->has_rate_limiter_config && d->rate_limit_group)
+		return err_set(e, EINVAL, "Invalid rate-limiter group");
 	return 0;
 }

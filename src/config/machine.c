@@ -37,4 +37,4 @@ static const struct field machine_rows[] = {
 };
 const struct schema machine_schema =
 	SCHEMA(T, machine_rows, .name = "MachineConfig", .option = "machine",
-	       .help = "How the machine is put together");
+	       .help = "Varan's own: how the machine is put together");

@@ -9,5 +9,7 @@ static const struct field payload_rows[] = {
 	ROW_PATH(T, kernel, .flags = ROW_NO_OPTION, .help = "Kernel image: bzImage, or ELF with a PVH entry"),
 	ROW_STRING(T, cmdline, .flags = ROW_NO_OPTION, .help = "Kernel command line"),
 	ROW_PATH(T, initramfs, .flags = ROW_NO_OPTION, .help = "Initramfs image"),
+	ROW_PATH(T, igvm, .flags = ROW_NO_OPTION, .help = "IGVM file"),
+	ROW_STRING(T, host_data, .flags = ROW_NO_OPTION, .help = "Host data for an SEV-SNP guest"),
 };
 const struct schema payload_schema = SCHEMA(T, payload_rows, .name = "PayloadConfig", .help = "What boots");

@@ -1,15 +1,25 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "config/vm_config.h"
 
-#include "config/rules.h"
+#include "base/checked.h"
 #include "schema/schema.h"
 
 #include <errno.h>
-#include <string.h>
+#include <sys/random.h>
+
+#define MAX_DEVICES 4096 /* of one kind: far above what a machine has room for */
+#define DEBUG_CONSOLE_PORT 0xe9
 
 static int check(const void *object, struct err *e)
 {
 	return vm_config_validate(object, e);
+}
+
+static void set_defaults(void *object)
+{
+	struct vm_config *c = object;
+	c->debug_console.has_iobase = true;
+	c->debug_console.iobase = DEBUG_CONSOLE_PORT;
 }
 
 #define T struct vm_config
@@ -18,16 +28,48 @@ static const struct field vm_rows[] = {
 	ROW_OBJECT(T, memory, struct memory_config, &memory_schema, .help = "Guest RAM"),
 	ROW_OBJECT(T, payload, struct payload_config, &payload_schema, .has = HAS(T, has_payload),
 	           .help = "What boots"),
-	ROW_LIST(T, disks, struct disk_config, &disk_schema, .max_items = 4096, .help = "Block devices"),
+	ROW_LIST(T, rate_limit_groups, struct rate_limit_group_config, &rate_limit_group_schema,
+	         .max_items = MAX_DEVICES, .help = "Budgets of I/O that disks share"),
+	ROW_LIST(T, disks, struct disk_config, &disk_schema, .max_items = MAX_DEVICES, .help = "Block devices"),
+	ROW_LIST(T, net, struct net_config, &net_schema, .max_items = MAX_DEVICES, .help = "Network devices"),
 	ROW_OBJECT(T, rng, struct rng_config, &rng_schema, .help = "Entropy device"),
+	ROW_OBJECT(T, balloon, struct balloon_config, &balloon_schema, .has = HAS(T, has_balloon),
+	           .help = "Memory balloon"),
+	ROW_LIST(T, fs, struct fs_config, &fs_schema, .max_items = MAX_DEVICES, .help = "File systems of the host"),
+	ROW_LIST(T, pmem, struct pmem_config, &pmem_schema, .max_items = MAX_DEVICES,
+	         .help = "Persistent memory devices"),
 	ROW_OBJECT(T, serial, struct console_config, &serial_schema, .help = "Legacy serial port"),
 	ROW_OBJECT(T, console, struct console_config, &console_schema, .help = "virtio console"),
-	ROW_OBJECT(T, machine, struct machine_config, &machine_schema, .help = "How the machine is put together"),
+	ROW_OBJECT(T, debug_console, struct debug_console_config, &debug_console_schema, .help = "Debug port console"),
+	ROW_LIST(T, devices, struct device_config, &device_schema, .max_items = MAX_DEVICES,
+	         .help = "Devices of the host, by VFIO"),
+	ROW_LIST(T, user_devices, struct user_device_config, &user_device_schema, .max_items = MAX_DEVICES,
+	         .help = "Devices of other processes, by vfio-user"),
+	ROW_LIST(T, vdpa, struct vdpa_config, &vdpa_schema, .max_items = MAX_DEVICES,
+	         .help = "vDPA devices of the host"),
+	ROW_OBJECT(T, vsock, struct vsock_config, &vsock_schema, .has = HAS(T, has_vsock),
+	           .help = "Sockets between host and guest"),
+	ROW_BOOL(T, pvpanic, .help = "A device by which the guest reports that it panics"),
 	ROW_BOOL(T, iommu, .help = "Whether there is an IOMMU for the devices that ask for one"),
+	ROW_LIST(T, sgx_epc, struct sgx_epc_config, &sgx_epc_schema, .max_items = MAX_DEVICES,
+	         .help = "Memory for SGX enclaves"),
+	ROW_LIST(T, numa, struct numa_config, &numa_schema, .max_items = MAX_DEVICES, .help = "NUMA nodes"),
+	ROW_BOOL(T, watchdog, .help = "A device that resets a guest that stopped feeding it"),
+	ROW_BOOL(T, gdb, .help = "Whether a debugger can attach"),
+	ROW_LIST(T, pci_segments, struct pci_segment_config, &pci_segment_schema, .max_items = MAX_DEVICES,
+	         .help = "Shares of the address space for devices"),
+	ROW_OBJECT(T, platform, struct platform_config, &platform_schema, .has = HAS(T, has_platform),
+	           .help = "PCI segments, IOMMU segments, SMBIOS identity"),
+	ROW_OBJECT(T, tpm, struct tpm_config, &tpm_schema, .has = HAS(T, has_tpm), .help = "TPM, emulated by swtpm"),
+	ROW_BOOL(T, landlock_enable, .help = "Confine the process to the files that its VM is made of"),
+	ROW_LIST(T, landlock_rules, struct landlock_config, &landlock_schema, .max_items = MAX_DEVICES,
+	         .help = "What the process may use besides"),
+	ROW_OBJECT(T, machine, struct machine_config, &machine_schema,
+	           .help = "Varan's own: how the machine is put together"),
 	ROW_PAD(T, pad_),
 };
-const struct schema vm_config_schema =
-	SCHEMA(T, vm_rows, .name = "VmConfig", .help = "Description of a VM", .check = check);
+const struct schema vm_config_schema = SCHEMA(T, vm_rows, .name = "VmConfig", .help = "Description of a VM",
+                                              .check = check, .set_defaults = set_defaults);
 #undef T
 
 int vm_config_init(struct vm_config *c, struct err *e)
@@ -40,50 +82,77 @@ void vm_config_done(struct vm_config *c)
 	schema_done(&vm_config_schema, c);
 }
 
-/* Unique among all that carry one, and not of the internal devices' form. Devices come in their order. */
-static int check_id(const struct vm_config *c, size_t disk, struct err *e)
+int vm_config_copy(struct vm_config *to, const struct vm_config *from, struct err *e)
 {
-	const char *id = c->disks[disk].id;
-	if (!id)
-		return 0;
-	if (strncmp(id, "__", 2) == 0)
-		return err_set(e, EINVAL, "Identifier %s is invalid", id);
-	for (size_t i = 0; i < disk; i++)
-		if (c->disks[i].id && strcmp(c->disks[i].id, id) == 0)
-			return err_set(e, EINVAL, "Identifier %s is not unique", id);
-	return 0;
-}
-
-/* The order is Cloud Hypervisor's: what comes first is what a user sees. */
-int vm_config_validate(const struct vm_config *c, struct err *e)
-{
-	int rc;
-	if (!c->has_payload)
-		return err_set(e, EINVAL, "No kernel specified");
-	if ((rc = console_check(&c->console, e)) < 0 || (rc = console_check(&c->serial, e)) < 0)
-		return rc;
-	if ((rc = cpus_check_counts(&c->cpus, e)) < 0)
-		return rc;
-	for (size_t i = 0; i < c->n_disks; i++)
-		if ((rc = disk_check(&c->disks[i], c, e)) < 0 || (rc = check_id(c, i, e)) < 0)
-			return rc;
-	if ((rc = cpus_check_topology(&c->cpus, e)) < 0)
-		return rc;
-	return memory_check(&c->memory, e);
+	return schema_copy(&vm_config_schema, to, from, e);
 }
 
 /* Not by the serial port: its iommu has no effect. */
-bool vm_config_needs_iommu(const struct vm_config *c)
+static bool needs_iommu(const struct vm_config *c)
 {
-	for (size_t i = 0; i < c->n_disks; i++)
-		if (c->disks[i].iommu)
-			return true;
-	return c->rng.iommu || c->console.iommu;
+	bool needs = c->rng.iommu || c->console.iommu || (c->has_vsock && c->vsock.iommu) ||
+		     (c->has_platform && c->platform.iommu_segments);
+	for (size_t i = 0; !needs && i < c->n_disks; i++)
+		needs = c->disks[i].iommu;
+	for (size_t i = 0; !needs && i < c->n_net; i++)
+		needs = c->net[i].iommu;
+	for (size_t i = 0; !needs && i < c->n_pmem; i++)
+		needs = c->pmem[i].iommu;
+	for (size_t i = 0; !needs && i < c->n_vdpa; i++)
+		needs = c->vdpa[i].iommu;
+	for (size_t i = 0; !needs && i < c->n_devices; i++)
+		needs = c->devices[i].iommu;
+	return needs;
 }
 
-const char *vm_config_warning(const struct vm_config *c)
+int vm_config_complete(struct vm_config *c, struct err *e)
 {
-	if (c->console.mode == CONSOLE_TTY && c->serial.mode == CONSOLE_TTY)
-		return "Using TTY output for multiple consoles: [\"virtio-console\", \"serial-console\"]";
-	return NULL;
+	c->iommu |= needs_iommu(c);
+	for (size_t i = 0; i < c->n_net; i++) {
+		struct net_config *n = &c->net[i];
+		if (n->has_mac)
+			continue;
+		if (getrandom(n->mac, sizeof n->mac, 0) != sizeof n->mac)
+			return err_set_errno(e, errno, "--net: no random address");
+		n->mac[0] = 0x2e; /* unicast, locally administered */
+		n->has_mac = true;
+	}
+	return 0;
+}
+
+bool vm_config_warning(const struct vm_config *c, struct text *t)
+{
+	const struct {
+		bool is_used;
+		const char *name;
+	} consoles[] = {
+		{ c->console.mode == CONSOLE_TTY, "virtio-console" },
+		{ c->serial.mode == CONSOLE_TTY, "serial-console" },
+		{ c->debug_console.mode == CONSOLE_TTY, "debug-console" },
+	};
+	text_scoped list = TEXT_INIT;
+	unsigned n = 0;
+	for (size_t i = 0; i < ARRAY_LEN(consoles); i++)
+		if (consoles[i].is_used)
+			text_appendf(&list, "%s\"%s\"", n++ ? ", " : "", consoles[i].name);
+	if (n > 1)
+		text_appendf(t, "Using TTY output for multiple consoles: [%s]", text_get(&list));
+	return n > 1;
+}
+
+static uint64_t add(uint64_t a, uint64_t b)
+{
+	uint64_t sum;
+	return checked_add(a, b, &sum) ? sum : UINT64_MAX;
+}
+
+uint64_t vm_config_ram_bytes(const struct vm_config *c)
+{
+	const struct memory_config *m = &c->memory;
+	uint64_t ram = add(m->size, m->has_hotplugged_size ? m->hotplugged_size : 0);
+	for (size_t i = 0; i < m->n_zones; i++) {
+		const struct memory_zone_config *z = &m->zones[i];
+		ram = add(ram, add(z->size, z->has_hotplugged_size ? z->hotplugged_size : 0));
+	}
+	return ram;
 }

@@ -14,6 +14,8 @@
 
 #include "base/bytes.h"
 #include "base/checked.h"
+#include "base/clock.h"
+#include "device/blk_counters.h"
 
 #include <assert.h>
 #include <errno.h>
@@ -97,6 +99,7 @@ struct blk_request {
 	uint32_t type;
 	uint32_t n_done_bytes; /* written at the front of the writable part when all goes well */
 	unsigned n_segments, n_next_segment;
+	uint64_t start_ns;
 	bool is_flushing;
 	struct iovec small[SMALL_CELLS];
 };
@@ -113,6 +116,8 @@ struct blk_queue {
 	struct iovec *slots, *free_slots; /* linked by their first cell */
 	unsigned n_touched_requests, n_touched_slots, n_slots;
 	bool is_starved; /* a chain went back for want of a slot */
+	uint64_t turn_ns; /* when the batch of kicks or completions at hand began; 0 between */
+	struct blk_counters counters;
 };
 
 struct virtio_blk {
@@ -215,6 +220,24 @@ static void give_request(struct blk_request *r)
 
 /* --- answers --- */
 
+/* One look at the clock serves a whole batch. */
+static uint64_t turn_time(struct blk_queue *bq)
+{
+	if (!bq->turn_ns)
+		bq->turn_ns = clock_now_ns();
+	return bq->turn_ns;
+}
+
+static void count(struct blk_request *r)
+{
+	struct blk_queue *bq = r->queue;
+	uint64_t latency_ns = turn_time(bq) - r->start_ns;
+	if (r->type == VIRTIO_BLK_T_IN)
+		blk_count(&bq->counters, BLK_READ, r->n_done_bytes, latency_ns);
+	else if (r->type == VIRTIO_BLK_T_OUT)
+		blk_count(&bq->counters, BLK_WRITE, r->chain.n_out_bytes - HEADER_BYTES, latency_ns);
+}
+
 /* Of a failed request no data counts, though some may have been written. */
 static void finish(struct blk_request *r, uint8_t status)
 {
@@ -287,12 +310,14 @@ static void on_io_done(struct block_request *io, int result)
 		block_submit(r->queue->lane, io);
 		return;
 	}
+	count(r);
 	finish(r, VIRTIO_BLK_S_OK);
 }
 
 static void on_batch_end(void *context)
 {
 	struct blk_queue *bq = context;
+	bq->turn_ns = 0;
 	virtio_signal(&bq->blk->v, bq->index);
 }
 
@@ -325,6 +350,7 @@ static void begin_transfer(struct blk_request *r, uint64_t sector)
 	r->io.n_bytes = n_bytes;
 	r->io.iov = r->cells;
 	r->io.n_iov = n_iov;
+	r->start_ns = turn_time(r->queue);
 	block_submit(r->queue->lane, &r->io);
 }
 
@@ -430,7 +456,7 @@ static void begin_request(struct blk_request *r)
 	}
 }
 
-static void blk_kick(struct virtio_device *v, unsigned queue)
+static void take_chains(struct virtio_device *v, unsigned queue)
 {
 	struct blk_queue *bq = &blk_of(v)->queues[queue];
 	struct queue *q = &v->queues[queue];
@@ -450,6 +476,12 @@ static void blk_kick(struct virtio_device *v, unsigned queue)
 		}
 		begin_request(r);
 	}
+}
+
+static void blk_kick(struct virtio_device *v, unsigned queue)
+{
+	take_chains(v, queue);
+	blk_of(v)->queues[queue].turn_ns = 0;
 }
 
 /* --- the configuration space, under the device's lock --- */
@@ -576,6 +608,16 @@ static void blk_stop(struct virtio_device *v, unsigned queue)
 	(void)madvise(bq->area, bq->n_area_bytes, MADV_DONTNEED);
 }
 
+static void blk_counters(struct virtio_device *v, void (*add)(void *context, const char *name, uint64_t value),
+                         void *context)
+{
+	const struct virtio_blk *b = blk_of(v);
+	struct blk_sum sum = { 0 };
+	for (unsigned i = 0; i < v->n_queues; i++)
+		blk_sum_add(&sum, &b->queues[i].counters);
+	blk_sum_report(&sum, add, context);
+}
+
 static void blk_reset(struct virtio_device *v)
 {
 	blk_of(v)->writeback = WRITEBACK_DEFAULT;
@@ -596,6 +638,7 @@ const struct virtio_class virtio_blk = {
 	.stop = blk_stop,
 	.reset = blk_reset,
 	.kick = blk_kick,
+	.counters = blk_counters,
 	.space_read = blk_space_read,
 	.space_write = blk_space_write,
 };

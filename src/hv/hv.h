@@ -188,6 +188,9 @@ int hv_vcpu_run(struct hv_vcpu *c, struct hv_exit *ret_exit);
 void hv_vcpu_kick(struct hv_vcpu *c);
 /* On the thread that will run it, before the first run: lets kicks reach it. */
 int hv_vcpu_attach_thread(struct hv_vcpu *c, struct err *e);
+/* x86: a non-maskable interrupt, taken when the guest next runs. Any thread, while the vCPU is out of the guest: the engine
+ * keeps the caller waiting otherwise. */
+int hv_vcpu_nmi(struct hv_vcpu *c, struct err *e);
 /* Completes a pending port or MMIO access without entering the guest, so that state can be read. 1: the access goes on,
  * the next hv_vcpu_run() hands out its rest, and only after that is the state whole; 0: it is. */
 int hv_vcpu_complete(struct hv_vcpu *c);

@@ -406,3 +406,9 @@ int hv_vcpu_set_waiting(struct hv_vcpu *c, bool is_waiting_for_sipi, struct err 
 	return rc < 0 ? err_set_errno(e, -rc, "kvm: vcpu%u: cannot make it %s", c->index,
 	                              is_waiting_for_sipi ? "wait for its start" : "ready to run") : 0;
 }
+
+int hv_vcpu_nmi(struct hv_vcpu *c, struct err *e)
+{
+	int rc = kvm_call_value(c->fd, KVM_NMI, 0);
+	return rc < 0 ? err_set_errno(e, -rc, "kvm: vcpu%u: cannot raise an NMI", c->index) : 0;
+}

@@ -123,7 +123,7 @@ bool document_write_default(const struct field *f, struct text *t)
 		return false;
 	if (f->def_string) {
 		text_append(t, f->def_string);
-		return true;
+		return *f->def_string != '\0';
 	}
 	if (f->type == FIELD_BOOL) {
 		text_append(t, f->def ? "on" : "off");
@@ -209,7 +209,7 @@ void schema_write_help(const struct schema *s, unsigned indent, struct text *t)
 }
 
 /* A backslash is roff's escape, a dot or a quote in front is a request, and a '-' would become a hyphen. */
-static void write_roff(const char *s, struct text *t)
+void schema_write_roff(const char *s, struct text *t)
 {
 	if (*s == '.' || *s == '\'')
 		text_append(t, "\\&");
@@ -226,9 +226,9 @@ static void man_key(const struct key_visitor *v, const struct field *f, const ch
 	write_key(f, key, &head);
 	write_about(f, &about);
 	text_append(v->t, ".TP\n\\fB");
-	write_roff(text_get(&head), v->t);
+	schema_write_roff(text_get(&head), v->t);
 	text_append(v->t, "\\fR\n");
-	write_roff(text_get(&about), v->t);
+	schema_write_roff(text_get(&about), v->t);
 	text_append_char(v->t, '\n');
 }
 
@@ -236,4 +236,89 @@ void schema_write_man(const struct schema *s, struct text *t)
 {
 	const struct key_visitor v = { .fn = man_key, .t = t };
 	document_visit_keys(s, &v);
+}
+
+/* "integer", "string", "list of DiskConfig". */
+static void write_json_type(const struct field *f, struct text *t)
+{
+	switch (f->type) {
+	case FIELD_BOOL:
+		text_append(t, "boolean");
+		break;
+	case FIELD_INTEGERS:
+		text_append(t, "list of integers");
+		break;
+	case FIELD_STRINGS:
+		text_append(t, "list of strings");
+		break;
+	case FIELD_OBJECT:
+		text_append(t, f->schema->name ? f->schema->name : "object");
+		break;
+	case FIELD_LIST:
+		text_appendf(t, "list of %s", f->schema->name ? f->schema->name : "objects");
+		break;
+	case FIELD_ENUM:
+		for (const struct enum_name *n = f->names; n->json; n++)
+			text_appendf(t, "%s\"%s\"", n == f->names ? "" : ", ", n->json);
+		break;
+	default:
+		text_append(t, field_is_number(f) ? "integer" : "string");
+	}
+}
+
+void schema_write_man_json(const struct schema *s, struct text *t)
+{
+	for (uint32_t i = 0; i < s->n_fields; i++) {
+		const struct field *f = &s->fields[i];
+		text_scoped about = TEXT_INIT;
+		if (!field_is_in_json(f))
+			continue;
+		write_json_type(f, &about);
+		if (f->flags & ROW_REQUIRED_JSON)
+			text_append(&about, ", required");
+		if (f->help)
+			text_appendf(&about, ": %s", f->help);
+		text_append(t, ".TP\n\\fB");
+		schema_write_roff(field_json(f), t);
+		text_append(t, "\\fR\n");
+		schema_write_roff(text_get(&about), t);
+		text_append_char(t, '\n');
+	}
+}
+
+static void write_choices(const struct field *f, struct text *t)
+{
+	const char *separator = "";
+	for (const struct enum_name *n = f->names; n->json; n++) {
+		if (!n->word)
+			continue;
+		text_appendf(t, "%s%s", separator, n->word);
+		separator = "|";
+	}
+}
+
+static void write_key_word(const struct key_visitor *v, const struct field *f, const char *key)
+{
+	struct text *t = v->t;
+	if (f->flags & ROW_MODE) {
+		for (const struct enum_name *n = f->names; n->json; n++)
+			if (n->word)
+				text_appendf(t, "%s%s%s", t->n_bytes ? " " : "", n->word, n->takes_value ? "=@" : "");
+		return;
+	}
+	text_appendf(t, "%s%s=", t->n_bytes ? " " : "", key);
+	if (f->type == FIELD_BOOL)
+		text_append(t, "on|off");
+	else if (f->type == FIELD_PATH)
+		text_append(t, "@");
+	else if (f->type == FIELD_ENUM)
+		write_choices(f, t);
+}
+
+void schema_write_keys(const struct schema *s, struct text *t)
+{
+	text_scoped words = TEXT_INIT; /* of its own: whether a space is needed shows in its length */
+	const struct key_visitor v = { .fn = write_key_word, .t = &words };
+	document_visit_keys(s, &v);
+	text_append(t, text_get(&words));
 }

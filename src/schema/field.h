@@ -214,12 +214,12 @@ static inline const struct enum_name *field_enum_name(const struct field *f, uin
 	return NULL;
 }
 
-/* The rows of a tuple or of a colon form: those that hold something. */
+/* The rows of a tuple or of a colon form: those that hold something, and are not left out. */
 static inline const struct field *schema_next_value_row(const struct schema *s, uint32_t *at)
 {
 	while (*at < s->n_fields) {
 		const struct field *f = &s->fields[(*at)++];
-		if (f->type != FIELD_PAD && f->type != FIELD_IGNORED)
+		if (f->type != FIELD_PAD && f->type != FIELD_IGNORED && !(f->flags & ROW_NO_OPTION))
 			return f;
 	}
 	return NULL;

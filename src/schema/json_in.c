@@ -105,7 +105,7 @@ static int read_number(const struct read *r, const struct field *f, json_t *j, c
 		return refuse(r, at, "%" JSON_INTEGER_FORMAT " is not within %" PRIu64 " to %" PRIu64, v, field_min(f),
 		              field_max(f));
 	}
-	number_store(to, f->size, (uint64_t)v);
+	number_store(to, f->size, f->flags & ROW_DESCRIPTORS ? UINT64_MAX : (uint64_t)v);
 	return 0;
 }
 
@@ -220,6 +220,8 @@ static int read_field(const struct read *r, const struct field *f, json_t *j, co
 	case FIELD_LIST:
 		return read_list(r, f, j, at, object);
 	case FIELD_OBJECT:
+		if (field_reset(f, object) < 0)
+			return out_of_memory(r);
 		return read_object(r, f->schema, j, at, field_member(f, object));
 	case FIELD_IGNORED:
 	case FIELD_PAD:

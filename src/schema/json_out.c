@@ -39,10 +39,10 @@ static int write_number(const struct write *w, const struct field *f, const void
 {
 	uint64_t v = number_load(at, f->size, field_is_signed(f));
 	if (field_is_signed(f)) {
-		text_appendf(w->t, "%" PRId64, (int64_t)v);
+		text_appendf(w->t, "%" PRId64, f->flags & ROW_DESCRIPTORS ? -1 : (int64_t)v);
 		return 0;
 	}
-	if (v > INT64_MAX)
+	if (v > INT64_MAX && !(w->flags & SCHEMA_LARGE_NUMBERS))
 		return err_set(w->e, ERANGE, "%s: %" PRIu64 " is too large for JSON", field_json(f), v);
 	text_appendf(w->t, "%" PRIu64, v);
 	return 0;

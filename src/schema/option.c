@@ -81,6 +81,8 @@ static int convert_number(const struct field *f, const char *word, void *object)
 	if (f->type == FIELD_I32) {
 		is_good = word_to_i32(word, &v32);
 		v = (uint64_t)(int64_t)v32;
+	} else if (f->flags & ROW_HEX) {
+		is_good = word_to_hex(word, &v);
 	} else {
 		is_good = f->type == FIELD_SIZE ? word_to_size(word, &v) : word_to_number(word, &v);
 	}
@@ -400,6 +402,10 @@ static int read_valued(struct parse *p, const struct field *f, const char *key, 
 		return add_prefix(p, err_set(p->e, ENOMEM, "out of memory"));
 	if (rc < 0 && field_is_text(f) && f->too_long)
 		return add_prefix(p, err_set(p->e, EINVAL, "%s", f->too_long));
+	if (rc < 0 && f->refusal) {
+		rc = err_set(p->e, EINVAL, "%s%s", f->refusal, word);
+		return f->flags & ROW_PLAIN_TEXT ? rc : add_prefix(p, rc);
+	}
 	if (rc < 0)
 		return add_prefix(p, err_set(p->e, EINVAL, "unable to convert %s for %s", word, key));
 	field_set_has(f, object, true);

@@ -215,7 +215,7 @@ static int read_number(const struct schema *s, const struct field *f, const char
 		is_good = field_enum_name(f, v) != NULL;
 	if (!is_good)
 		return refuse(s, f, "out of bounds", e);
-	number_store(to, f->size, v);
+	number_store(to, f->size, f->flags & ROW_DESCRIPTORS ? UINT64_MAX : v);
 	return 0;
 }
 
@@ -287,6 +287,8 @@ static int read_value(const struct schema *s, const struct field *f, struct byte
 		memcpy(field_member(f, object), b.at, f->size);
 		return 0;
 	case RECORD_OBJECT:
+		if (field_reset(f, object) < 0)
+			return err_set(e, ENOMEM, "%s: out of memory", s->name);
 		return read_entries(f->schema, b, field_member(f, object), e);
 	case RECORD_NUMBERS:
 	case RECORD_TEXTS:

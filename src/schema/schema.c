@@ -91,6 +91,8 @@ static int set_defaults(const struct schema *s, void *object)
 		if (rc < 0)
 			return rc;
 	}
+	if (s->set_defaults)
+		s->set_defaults(object);
 	return 0;
 }
 

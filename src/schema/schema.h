@@ -51,7 +51,9 @@ enum row_flags {
 	ROW_COLONS = 1 << 10,    /* OBJECT: option form is its rows' values in order, separated by ':' */
 	ROW_NAME_SET = 1 << 11,  /* OBJECT of BOOL rows: option form is the list of those that are on */
 	ROW_TUPLES = 1 << 12,    /* LIST of objects with two rows: option form is [first@second,...] */
-	ROW_PLAIN_TEXT = 1 << 13, /* `.missing` is shown without the option's prefix */
+	ROW_PLAIN_TEXT = 1 << 13, /* `.missing` and `.refusal` are shown without the option's prefix */
+	ROW_HEX = 1 << 14,        /* a number whose option form is 0x and hexadecimal digits */
+	ROW_DESCRIPTORS = 1 << 15, /* INTEGERS: of this process; they leave and enter it as -1 */
 };
 
 struct enum_name {
@@ -69,6 +71,7 @@ struct field {
 	const char *missing;     /* instead of "<key> missing"; ROW_NAME_SET: what stands before an unknown name */
 	const char *placeholder; /* in documents, what stands behind the '='; default: by type */
 	const char *too_long;    /* option: text for a string of more than max bytes; default: the conversion error */
+	const char *refusal;     /* option: what stands before a value that does not convert; default: the conversion error */
 	enum field_type type;
 	uint32_t flags;
 	uint32_t at;    /* offset of the member */
@@ -104,6 +107,8 @@ struct schema {
 	uint32_t flags;
 	/* Rules over several settings of one object. */
 	int (*check)(const void *object, struct err *e);
+	/* Defaults that an object has as a whole, after those of its rows: a nested object that is given has its rows'. */
+	void (*set_defaults)(void *object);
 };
 
 /* offsetof() that does not compile when the member is not a CT. */
@@ -168,6 +173,7 @@ int schema_parse_option(const struct schema *s, const char *text, void *object, 
 enum schema_json_flags {
 	SCHEMA_FROM_REMOTE = 1 << 0,  /* in: ROW_HOST rows are refused */
 	SCHEMA_WITH_SECRETS = 1 << 1, /* out */
+	SCHEMA_LARGE_NUMBERS = 1 << 2, /* out: write what is above 2^63 - 1, too; we cannot read that back */
 };
 int schema_parse_json(const struct schema *s, const char *json, size_t n_bytes, unsigned flags, void *object,
                       struct err *e);
@@ -180,6 +186,10 @@ int schema_read_record(const struct schema *s, const void *record, size_t n_byte
 /* Documents. */
 void schema_write_help(const struct schema *s, unsigned indent, struct text *t); /* one entry per key, 80 columns */
 void schema_write_man(const struct schema *s, struct text *t);                   /* the same as roff, .TP entries */
+void schema_write_man_json(const struct schema *s, struct text *t); /* .TP entries of its JSON members */
+/* For completion, separated by spaces: "path=@ readonly=on|off id=" with '@' for a path; modes without values stand alone. */
+void schema_write_keys(const struct schema *s, struct text *t);
+void schema_write_roff(const char *s, struct text *t); /* a line of plain text, escaped */
 /* The component `name:` of an OpenAPI 3.0 document in YAML, for s alone, and with all schemas that are referred to. */
 void schema_write_openapi(const struct schema *s, unsigned indent, struct text *t);
 void schema_write_openapi_all(const struct schema *const *schemas, size_t n, unsigned indent, struct text *t);

@@ -36,6 +36,32 @@ bool word_to_number(const char *word, uint64_t *ret)
 	return true;
 }
 
+static int hex_digit(char c)
+{
+	if (c >= '0' && c <= '9')
+		return c - '0';
+	if (c >= 'a' && c <= 'f')
+		return c - 'a' + 10;
+	if (c >= 'A' && c <= 'F')
+		return c - 'A' + 10;
+	return -1;
+}
+
+bool word_to_hex(const char *word, uint64_t *ret)
+{
+	uint64_t v = 0;
+	if (word[0] != '0' || word[1] != 'x' || !word[2])
+		return false;
+	for (const char *c = word + 2; *c; c++) {
+		int digit = hex_digit(*c);
+		if (digit < 0 || v > UINT64_MAX >> 4)
+			return false;
+		v = v << 4 | (uint64_t)digit;
+	}
+	*ret = v;
+	return true;
+}
+
 bool word_to_i32(const char *word, int32_t *ret)
 {
 	const char *end;
@@ -68,17 +94,6 @@ bool word_to_bool(const char *word, bool *ret)
 {
 	*ret = strcasecmp(word, "on") == 0 || strcasecmp(word, "true") == 0;
 	return *ret || strcasecmp(word, "off") == 0 || strcasecmp(word, "false") == 0;
-}
-
-static int hex_digit(char c)
-{
-	if (c >= '0' && c <= '9')
-		return c - '0';
-	if (c >= 'a' && c <= 'f')
-		return c - 'a' + 10;
-	if (c >= 'A' && c <= 'F')
-		return c - 'A' + 10;
-	return -1;
 }
 
 static bool hex_byte(const char *two, uint8_t *ret)

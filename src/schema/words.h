@@ -6,6 +6,8 @@
 bool word_is_space(char c);
 /* Decimal digits with at most one leading '+'. */
 bool word_to_number(const char *word, uint64_t *ret);
+/* "0x" and hexadecimal digits. */
+bool word_to_hex(const char *word, uint64_t *ret);
 /* As word_to_number, or one leading '-'; 32 bits. */
 bool word_to_i32(const char *word, int32_t *ret);
 /* A number with at most one of K, M, G behind it; false when the product does not fit. */

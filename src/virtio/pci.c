@@ -87,6 +87,11 @@ struct virtio_pci {
 	_Atomic uint16_t queue_vectors[VIRTIO_MAX_QUEUES];
 };
 
+const struct pci_device *virtio_pci_function(const struct virtio_pci *t)
+{
+	return &t->pci;
+}
+
 static struct virtio_pci *transport_of(struct pci_device *d)
 {
 	return container_of(d, struct virtio_pci, pci);

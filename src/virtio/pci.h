@@ -16,3 +16,4 @@ struct virtio_pci;
 int virtio_pci_new(struct virtio_device *v, struct pci_bus *bus, struct irq_router *router, struct hv_vm *vm, int slot,
                    struct virtio_pci **ret_t, struct err *e);
 void virtio_pci_free(struct virtio_pci *t); /* resets the device first */
+const struct pci_device *virtio_pci_function(const struct virtio_pci *t); /* its place on the bus */

@@ -66,6 +66,8 @@ int virtio_device_new(const struct virtio_class *cls, const struct virtio_params
 	v->log = (struct log){ .sink = p->log_sink, .object = v->id };
 	v->mem = p->mem;
 	v->io_loop = p->io_loop;
+	v->changed = p->changed;
+	v->context = p->context;
 	v->n_queues = cls->n_queues;
 	v->queue_size = p->queue_size ? p->queue_size : cls->queue_size;
 	v->offered = cls->features | VIRTIO_F_VERSION_1 | VIRTIO_F_EVENT_IDX | VIRTIO_F_INDIRECT_DESC;
@@ -399,6 +401,7 @@ static uint32_t accept_status(const struct virtio_device *v, uint32_t old, uint3
 void virtio_set_status(struct virtio_device *v, uint32_t wanted)
 {
 	(void)pthread_mutex_lock(&v->transition);
+	bool was_active = v->is_started;
 	if (wanted == 0) {
 		reset_in_transition(v);
 	} else {
@@ -412,7 +415,10 @@ void virtio_set_status(struct virtio_device *v, uint32_t wanted)
 		if (status & ~old & VIRTIO_STATUS_DRIVER_OK)
 			start_queues(v);
 	}
+	bool is_active = v->is_started;
 	(void)pthread_mutex_unlock(&v->transition);
+	if (v->changed && is_active != was_active)
+		v->changed(v->context, v, is_active);
 }
 
 uint32_t virtio_features(struct virtio_device *v, unsigned word)

@@ -71,6 +71,9 @@ struct virtio_class {
 	 * space_write says whether the driver may write that. */
 	void (*space_read)(struct virtio_device *v, unsigned offset, uint8_t *ret_bytes, unsigned n_bytes);
 	bool (*space_write)(struct virtio_device *v, unsigned offset, const uint8_t *bytes, unsigned n_bytes);
+	/* What the device has done since it was made: a call of add() for each number. Any thread. May be NULL. */
+	void (*counters)(struct virtio_device *v, void (*add)(void *context, const char *name, uint64_t value),
+	                 void *context);
 	/* Before a restore is believed. */
 	int (*validate)(const struct virtio_device *v, const void *state, struct err *e);
 };
@@ -110,6 +113,8 @@ struct virtio_device {
 	struct log_limit guest_limit;
 	const struct mem_map *mem;
 	struct loop *io_loop;
+	void (*changed)(void *context, const struct virtio_device *v, bool is_active); /* as virtio_params */
+	void *context;
 
 	pthread_mutex_t lock;       /* registers: status, features, queue configuration, space, generation */
 	pthread_mutex_t transition; /* serializes start, stop and reset; never taken by an I/O loop */
@@ -136,6 +141,9 @@ struct virtio_params {
 	struct loop *io_loop; /* shared I/O loop */
 	const struct log_sink *log_sink;
 	unsigned queue_size;  /* 0: the class's default; else a power of two, 2..32768 */
+	/* The driver took the device into use, or reset one that was. vCPU threads, under no lock; may be NULL. */
+	void (*changed)(void *context, const struct virtio_device *v, bool is_active);
+	void *context;
 };
 
 int virtio_device_new(const struct virtio_class *cls, const struct virtio_params *p, const void *params,

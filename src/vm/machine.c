@@ -1,82 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The assembly, in one order from top to bottom: machine_new() reads like a list of parts. What the configuration may
  * not ask for yet is refused first, so that nothing half-made has to be explained. */
-#include "vm/machine.h"
+#include "vm/machine_internal.h"
 
-#include "arch/x86_64/boot.h"
-#include "arch/x86_64/ioapic.h"
-#include "backend/block.h"
 #include "base/checked.h"
 #include "base/text.h"
-#include "bus/bus.h"
-#include "bus/irq.h"
-#include "bus/pci.h"
-#include "device/debug_port.h"
-#include "device/ged.h"
-#include "device/pm_timer.h"
-#include "device/power.h"
-#include "device/rtc.h"
-#include "device/serial.h"
-#include "device/virtio_blk.h"
-#include "device/virtio_console.h"
-#include "device/virtio_rng.h"
-#include "hv/hv.h"
-#include "mem/file_map.h"
-#include "virtio/mmio.h"
-#include "virtio/pci.h"
-#include "virtio/virtio.h"
 #include "vm/unsupported.h"
 
 #include <errno.h>
-#include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
-
-#define MAX_VIRTIO_DEVICES 64u
-
-/* One virtio device on its transport. */
-struct attached {
-	struct virtio_device *v;
-	struct virtio_pci *pci;
-	struct virtio_mmio *mmio;
-	struct block_image *image; /* of a disk */
-	char made_id[32];          /* when the user gave none; logs keep pointing here */
-};
-
-struct machine {
-	struct machine_params p;
-	struct log log;
-
-	struct mem_map mem;
-	struct mem_files files;
-	struct hv_vm *vm;
-	struct bus mmio, ports;
-
-	struct irq_router router;
-	struct ioapic ioapic;
-	struct pci_bus pci;
-	bool has_router, has_ioapic, has_pci;
-
-	struct serial serial;
-	struct rtc rtc;
-	struct pm_timer pm_timer;
-	struct power power;
-	struct debug_port debug_port;
-	struct debug_console debug_console;
-	struct ged ged;
-	struct irq_line serial_line, ged_line;
-	bool has_serial, has_rtc, has_debug_console;
-
-	struct attached devices[MAX_VIRTIO_DEVICES];
-	size_t n_devices;
-
-	struct x86_machine x86;
-	struct hv_cpuid supported; /* too large for a stack */
-	struct hv_cpuid cpuid;
-	struct x86_entry entry;
-	uint32_t apic_ids[256]; /* boot_vcpus is 8 bits wide */
-	struct vcpus vcpus;
-};
 
 /* --- guest memory and the hypervisor's VM --------------------------------------------------------------------------- */
 
@@ -242,113 +174,6 @@ static int add_event_device(struct machine *m, struct err *e)
 	return add_bus(&m->mmio, X86_GED, GED_REGISTER_BYTES, &ged_bus_ops, &m->ged, "event device", e);
 }
 
-/* --- virtio devices --------------------------------------------------------------------------------------------------- */
-
-/* Says which option the user has to look at. */
-static int with_option(int rc, const char *option, struct err *e)
-{
-	if (rc < 0)
-		err_prefix(e, "%s: ", option);
-	return rc;
-}
-
-static int attach_mmio(struct machine *m, struct attached *a, struct err *e)
-{
-	if (m->x86.n_mmio == X86_MAX_MMIO_DEVICES || X86_PIN_VIRTIO_MMIO + m->x86.n_mmio >= IRQ_N_PINS)
-		return err_set(e, ENOSPC, "%s: no interrupt pin is left for another virtio-mmio device (%u at most)", a->v->id,
-		               IRQ_N_PINS - X86_PIN_VIRTIO_MMIO);
-	struct x86_mmio_device d = {
-		.address = X86_VIRTIO_MMIO + m->x86.n_mmio * VIRTIO_MMIO_BYTES,
-		.n_bytes = VIRTIO_MMIO_BYTES,
-		.pin = X86_PIN_VIRTIO_MMIO + (uint32_t)m->x86.n_mmio,
-	};
-	m->x86.mmio[m->x86.n_mmio++] = d;
-	return virtio_mmio_new(a->v, &m->mmio, d.address, &m->router, d.pin, m->vm, &a->mmio, e);
-}
-
-static int add_virtio(struct machine *m, const struct virtio_class *cls, const char *id, unsigned queue_size,
-                      const void *params, struct block_image *image, struct err *e)
-{
-	if (m->n_devices == MAX_VIRTIO_DEVICES) {
-		block_close(image);
-		return err_set(e, ENOSPC, "%s: more than %u virtio devices", id, MAX_VIRTIO_DEVICES);
-	}
-	/* From here on machine_free() takes it down, whatever is there of it. */
-	struct attached *a = &m->devices[m->n_devices++];
-	a->image = image;
-
-	struct virtio_params p = {
-		.id = id, .mem = &m->mem, .io_loop = m->p.io_loop, .log_sink = m->p.log_sink, .queue_size = queue_size,
-	};
-	int rc = virtio_device_new(cls, &p, params, &a->v, e);
-	if (rc < 0)
-		return rc;
-	if (m->has_pci)
-		return virtio_pci_new(a->v, &m->pci, &m->router, m->vm, -1, &a->pci, e);
-	return attach_mmio(m, a, e);
-}
-
-/* "_disk0" and so on, but none that the user has given to another disk. */
-static void make_disk_id(const struct machine *m, unsigned *n_made, char *ret_id, size_t n_bytes)
-{
-	bool is_taken = true;
-	while (is_taken) {
-		(void)snprintf(ret_id, n_bytes, "_disk%u", (*n_made)++);
-		is_taken = false;
-		for (size_t i = 0; i < m->p.config->n_disks; i++)
-			is_taken |= m->p.config->disks[i].id && strcmp(m->p.config->disks[i].id, ret_id) == 0;
-	}
-}
-
-static int add_disk(struct machine *m, const struct disk_config *c, unsigned *n_made, struct err *e)
-{
-	const char *id = c->id;
-	if (!id && m->n_devices < MAX_VIRTIO_DEVICES) {
-		char *made = m->devices[m->n_devices].made_id; /* add_virtio() takes the same place */
-		make_disk_id(m, n_made, made, sizeof m->devices[0].made_id);
-		id = made;
-	}
-	if (!id)
-		return err_set(e, ENOSPC, "--disk: more than %u virtio devices", MAX_VIRTIO_DEVICES);
-	if (c->queue_size == 0) /* which would mean the class's own */
-		return err_set(e, EINVAL, "--disk: %s: queue_size 0 is not a power of two from 2 to %u", id, QUEUE_MAX_SIZE);
-
-	struct log log = { .sink = m->p.log_sink, .object = id };
-	struct block_params b = {
-		.path = c->path,
-		.is_readonly = c->readonly,
-		.is_direct = c->direct,
-		.has_no_io_uring = c->disable_io_uring,
-		.has_discard = c->sparse,
-		.log = &log,
-	};
-	struct block_image *image;
-	int rc = block_open(&b, &image, e);
-	if (rc < 0)
-		return with_option(rc, "--disk", e);
-	struct virtio_blk_params p = { .image = image, .is_readonly = c->readonly, .n_queues = (unsigned)c->num_queues };
-	if (c->serial)
-		memcpy(p.serial, c->serial, strnlen(c->serial, sizeof p.serial));
-	return with_option(add_virtio(m, &virtio_blk, id, c->queue_size, &p, image, e), "--disk", e);
-}
-
-static int add_virtio_devices(struct machine *m, struct err *e)
-{
-	const struct vm_config *c = m->p.config;
-	struct virtio_rng_params rng = { .source = c->rng.src };
-	struct virtio_console_params console = { .backend = m->p.console };
-	unsigned n_made = 0;
-	int rc = 0;
-
-	for (size_t i = 0; rc >= 0 && i < c->n_disks; i++)
-		rc = add_disk(m, &c->disks[i], &n_made, e);
-	if (rc >= 0 && m->p.console)
-		rc = with_option(add_virtio(m, &virtio_console, "__console", 0, &console, NULL, e), "--console", e);
-	if (rc >= 0)
-		rc = with_option(add_virtio(m, &virtio_rng, "__rng", 0, &rng, NULL, e), "--rng", e);
-	return rc;
-}
-
 /* --- boot data and vCPUs ------------------------------------------------------------------------------------------------- */
 
 static void describe(struct machine *m)
@@ -441,7 +266,9 @@ static int assemble(struct machine *m, struct err *e)
 	if (rc >= 0)
 		rc = add_event_device(m, e);
 	if (rc >= 0)
-		rc = add_virtio_devices(m, e);
+		rc = machine_add_virtio_devices(m, e);
+	if (rc >= 0)
+		rc = machine_start_hotplug(m, e);
 	if (rc >= 0)
 		rc = load(m, e);
 	if (rc >= 0)
@@ -460,6 +287,7 @@ int machine_new(const struct machine_params *p, struct machine **ret_m, struct e
 	mem_files_init(&m->files, p->lease_signal);
 	bus_init(&m->mmio);
 	bus_init(&m->ports);
+	list_init(&m->devices);
 
 	int rc = assemble(m, e);
 	if (rc < 0) {
@@ -476,24 +304,14 @@ static int detach_serial(void *arg)
 	return 0;
 }
 
-static void free_device(struct attached *a)
-{
-	/* First what the guest could still reach, then the device (its reset drains), then what it used. */
-	if (a->v)
-		virtio_device_reset(a->v);
-	virtio_pci_free(a->pci);
-	virtio_mmio_free(a->mmio);
-	virtio_device_free(a->v);
-	block_close(a->image);
-}
-
 void machine_free(struct machine *m)
 {
 	if (!m)
 		return;
 	vcpus_stop(&m->vcpus);
-	for (size_t i = m->n_devices; i-- > 0;)
-		free_device(&m->devices[i]);
+	machine_end_hotplug(m);
+	while (!list_is_empty(&m->devices))
+		machine_free_device(m, list_entry(m->devices.prev, struct attached, link));
 	if (m->has_serial)
 		(void)loop_call(m->p.io_loop, detach_serial, &m->serial);
 	if (m->has_rtc)
@@ -524,8 +342,8 @@ int machine_start(struct machine *m, struct err *e)
 
 static void pause_devices(struct machine *m)
 {
-	for (size_t i = 0; i < m->n_devices; i++)
-		virtio_device_pause(m->devices[i].v);
+	list_for_each(l, &m->devices)
+		virtio_device_pause(list_entry(l, struct attached, link)->v);
 }
 
 void machine_pause(struct machine *m)
@@ -536,8 +354,8 @@ void machine_pause(struct machine *m)
 
 void machine_resume(struct machine *m)
 {
-	for (size_t i = 0; i < m->n_devices; i++)
-		virtio_device_resume(m->devices[i].v);
+	list_for_each(l, &m->devices)
+		virtio_device_resume(list_entry(l, struct attached, link)->v);
 	vcpus_resume(&m->vcpus);
 }
 
@@ -547,6 +365,18 @@ bool machine_power_button(struct machine *m)
 		return false;
 	ged_raise(&m->ged, X86_GED_POWER_BUTTON);
 	return true;
+}
+
+int machine_nmi(struct machine *m, struct err *e)
+{
+	/* The engine looks at a vCPU's state only while it is out of the guest: an idle one would make us wait for ever. */
+	bool was_running = vcpus_pause(&m->vcpus);
+	int rc = 0;
+	for (unsigned i = 0; rc >= 0 && i < m->vcpus.p.n; i++)
+		rc = hv_vcpu_nmi(m->vcpus.all[i].hv, e);
+	if (was_running)
+		vcpus_resume(&m->vcpus);
+	return rc;
 }
 
 /* Memory changes its pages: nobody may be in it, neither vCPUs nor the host's I/O on their behalf. */

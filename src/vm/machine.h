@@ -9,18 +9,26 @@
 #include "vm/vcpu.h"
 
 struct char_backend;
+struct events;
 struct hv;
 struct machine;
+struct pci_device_info;
+struct text;
 
 struct machine_params {
 	const struct vm_config *config;
 	struct hv *hv;
+	struct loop *loop; /* the main loop: its thread alone calls the functions below */
 	struct loop *io_loop;
 	struct char_backend *serial, *console; /* NULL: the device does not exist */
 	const struct log_sink *log_sink;
-	int lease_signal; /* as vm_params */
+	struct events *events; /* vm/events.h; may be NULL */
+	int lease_signal;      /* as vm_params */
 	/* The guest reset, powered off, crashed, or a vCPU failed. vCPU threads. */
 	void (*event)(void *context, enum vcpu_event what, const char *report);
+	/* A device has left: the guest has let go of it, or the machine has ended while it was asked to. Its id and its slot are
+	 * free. Main loop, also from machine_free(); the machine may not be freed in it. May be NULL. */
+	void (*removed)(void *context, const char *id, const char *bdf);
 	void *context;
 };
 
@@ -31,11 +39,22 @@ void machine_pause(struct machine *m);
 void machine_resume(struct machine *m);
 /* False when the guest has no way to notice (no ACPI). */
 bool machine_power_button(struct machine *m);
+int machine_nmi(struct machine *m, struct err *e); /* to every vCPU */
 
 /* A mapped file is about to change: copies take the place of its pages. */
 int machine_keep_files(struct machine *m);
 /* A huge page takes the place of mapped pages, where they are to stay for a while only. 1: there are more. */
 int machine_settle_files(struct machine *m);
 
-struct text;
+/* After machine_start(), running or paused. The guest is told and may use it from now on. -EEXIST: the id is taken,
+ * perhaps by a device that is being removed; -EINVAL: the place on the bus is; -ENOTSUP: without PCI and ACPI. */
+int machine_add_disk(struct machine *m, const struct disk_config *c, struct pci_device_info *ret_info, struct err *e);
+/* Asks the guest, which answers when it likes: removed() tells. -ENOENT: there is none; -EBUSY: it has been asked already;
+ * -ENOTSUP: not one that can leave. */
+int machine_remove_device(struct machine *m, const char *id, struct err *e);
+
+/* JSON objects: {"_disk0": {"id": "_disk0", "resources": [], "parent": "_virtio-pci-_disk0", "children": [],
+ * "pci_bdf": null}, ...}, and "being_removed": true in what is on its way out; {"_disk0": {"read_bytes": 0, ...}, ...}. */
+void machine_device_tree(struct machine *m, struct text *json);
+void machine_device_counters(struct machine *m, struct text *json);
 void machine_counters(struct machine *m, struct text *t);

@@ -7,3 +7,4 @@
 
 /* 0, or -ENOTSUP with "not supported yet: --option key=value". */
 int refuse_unsupported(const struct vm_config *c, struct err *e);
+int refuse_unsupported_disk(const struct disk_config *d, struct err *e); /* of refuse_unsupported(), for one disk */

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The state machine: Created -> Running <-> Paused, -> Shutdown, and again Running by a new boot. What happens on other
- * threads (a guest's reset, a signal) becomes a message to the main loop, which alone changes the state. */
+/* The state machine: Created -> Running <-> Paused; back to Created by a shutdown from outside, to Shutdown by the guest's
+ * own; again Running by a new boot. What happens on vCPU threads (a reset, a power-off, a failure) becomes a message to
+ * the main loop, which asks the VM's owner what to do: it alone changes the state. */
 #include "vm/vm.h"
 
 #include "backend/char.h"
@@ -9,7 +10,6 @@
 #include "base/cleanup.h"
 #include "base/clock.h"
 #include "base/text.h"
-#include "hv/hv.h"
 #include "loop/loop.h"
 #include "vm/machine.h"
 
@@ -19,16 +19,14 @@
 #include <stdlib.h>
 #include <string.h>
 
+#define NOTHING (-1)
 /* Many guests are gone by then; and each piece stops the others for a moment only. */
 #define SETTLE_AFTER_NS (10 * NS_PER_S)
 #define SETTLE_PIECE_NS (50 * NS_PER_MS)
 
-enum pending { PENDING_NOTHING, PENDING_RESET, PENDING_POWEROFF, PENDING_FAILURE };
-
 struct vm {
 	struct vm_params p;
 	struct log log;
-	struct hv *hv;
 	struct loop_thread io;
 	struct char_backend *serial, *console;
 	struct machine *machine;
@@ -37,11 +35,9 @@ struct vm {
 	struct timer settle; /* gives the guest huge pages where its kernel was mapped, when it is past its start */
 
 	struct loop_message message;
-	_Atomic bool is_stopping;
-	_Atomic int pending;  /* enum pending: what a vCPU thread asked for; the first one counts */
+	_Atomic int pending;  /* enum vm_request, or NOTHING: what a vCPU thread asked for; the first one counts */
 	pthread_mutex_t lock; /* report */
 	char *report;
-	struct err failure;
 };
 
 const char *vm_state_name(enum vm_state s)
@@ -103,9 +99,7 @@ static int open_console(struct vm *vm, const struct console_config *c, const cha
 
 static int open_parts(struct vm *vm, struct err *e)
 {
-	int rc = hv_open(&vm->hv, &vm->log, e);
-	if (rc >= 0)
-		rc = loop_thread_start(&vm->io, "io", e);
+	int rc = loop_thread_start(&vm->io, "io", e);
 	if (rc >= 0)
 		rc = open_console(vm, &vm->p.config->console, "--console", &vm->console, e);
 	if (rc >= 0)
@@ -120,6 +114,7 @@ int vm_new(const struct vm_params *p, struct vm **ret_vm, struct err *e)
 		return err_set(e, ENOMEM, "no memory");
 	vm->p = *p;
 	vm->log = (struct log){ .sink = p->log_sink, .object = "vm" };
+	vm->pending = NOTHING;
 	(void)pthread_mutex_init(&vm->lock, NULL);
 	int rc = open_parts(vm, e);
 	if (rc < 0) {
@@ -130,13 +125,13 @@ int vm_new(const struct vm_params *p, struct vm **ret_vm, struct err *e)
 	return 0;
 }
 
-static void take_down(struct vm *vm)
+static void take_down(struct vm *vm, enum vm_state state)
 {
 	timer_cancel(&vm->settle);
 	machine_free(vm->machine); /* joins the vCPUs: nobody asks for anything any more */
 	vm->machine = NULL;
-	vm->state = VM_SHUTDOWN;
-	vm->pending = PENDING_NOTHING;
+	vm->state = state;
+	vm->pending = NOTHING;
 }
 
 static int close_consoles_on_loop(void *arg)
@@ -152,12 +147,11 @@ void vm_free(struct vm *vm)
 {
 	if (!vm)
 		return;
-	take_down(vm);
+	take_down(vm, VM_SHUTDOWN);
 	if (vm->io.loop) {
 		(void)loop_call(vm->io.loop, close_consoles_on_loop, vm);
 		loop_thread_stop(&vm->io);
 	}
-	hv_close(vm->hv);
 	loop_flush(vm->p.loop); /* the message may be pending; it finds nothing to do */
 	free(vm->report);
 	(void)pthread_mutex_destroy(&vm->lock);
@@ -166,12 +160,19 @@ void vm_free(struct vm *vm)
 
 /* --- what vCPU threads say ------------------------------------------------------------------------------------------- */
 
-static void on_message(struct loop_message *m);
+static void on_message(struct loop_message *m)
+{
+	struct vm *vm = container_of(m, struct vm, message);
+	int what = atomic_load(&vm->pending);
+	/* NOTHING: overtaken, the machine it spoke of is gone. A paused VM stays as it is: vm_resume() posts again. */
+	if (what != NOTHING && vm->state != VM_PAUSED)
+		vm->p.request(vm->p.context, (enum vm_request)what);
+}
 
 /* The first thing asked for counts, and is the only one logged: a guest may write to a power register again and again. */
-static void ask(struct vm *vm, enum pending what, const char *event)
+static void ask(struct vm *vm, enum vm_request what, const char *event)
 {
-	int nothing = PENDING_NOTHING;
+	int nothing = NOTHING;
 	if (atomic_compare_exchange_strong(&vm->pending, &nothing, (int)what)) {
 		log_info(&vm->log, "%s", event);
 		loop_post(vm->p.loop, &vm->message, on_message);
@@ -183,10 +184,10 @@ static void on_event(void *context, enum vcpu_event what, const char *report)
 	struct vm *vm = context;
 	switch (what) {
 	case VCPU_RESET:
-		ask(vm, PENDING_RESET, "the guest resets");
+		ask(vm, VM_WANTS_RESET, "the guest resets");
 		return;
 	case VCPU_POWEROFF:
-		ask(vm, PENDING_POWEROFF, "the guest powers off");
+		ask(vm, VM_WANTS_POWEROFF, "the guest powers off");
 		return;
 	case VCPU_CRASHED:
 	case VCPU_FAILED:
@@ -194,9 +195,15 @@ static void on_event(void *context, enum vcpu_event what, const char *report)
 		if (!vm->report)
 			vm->report = strdup(what == VCPU_CRASHED ? "the guest says that it crashed" : report);
 		(void)pthread_mutex_unlock(&vm->lock);
-		ask(vm, PENDING_FAILURE, "the machine fails");
+		ask(vm, VM_FAILED, "the machine fails");
 		return;
 	}
+}
+
+static void on_removed(void *context, const char *id, const char *bdf)
+{
+	struct vm *vm = context;
+	vm->p.device_removed(vm->p.context, id, bdf);
 }
 
 /* --- the state machine, main thread ---------------------------------------------------------------------------------- */
@@ -220,12 +227,15 @@ int vm_boot(struct vm *vm, struct err *e)
 	free(ptr_take(vm->report)); /* of an earlier life */
 	struct machine_params p = {
 		.config = vm->p.config,
-		.hv = vm->hv,
+		.hv = vm->p.hv,
+		.loop = vm->p.loop,
 		.io_loop = vm->io.loop,
 		.serial = vm->serial,
 		.console = vm->console,
 		.log_sink = vm->p.log_sink,
 		.lease_signal = vm->p.lease_signal,
+		.events = vm->p.events,
+		.removed = on_removed,
 		.event = on_event,
 		.context = vm,
 	};
@@ -234,7 +244,7 @@ int vm_boot(struct vm *vm, struct err *e)
 		return rc;
 	rc = machine_start(vm->machine, e);
 	if (rc < 0) {
-		take_down(vm);
+		take_down(vm, VM_CREATED);
 		return rc;
 	}
 	vm->state = VM_RUNNING;
@@ -246,8 +256,13 @@ int vm_shutdown(struct vm *vm, struct err *e)
 {
 	if (!vm->machine)
 		return err_set(e, EINVAL, "the VM is not running");
-	take_down(vm);
+	take_down(vm, VM_CREATED);
 	return 0;
+}
+
+void vm_ended(struct vm *vm)
+{
+	take_down(vm, VM_SHUTDOWN);
 }
 
 int vm_reboot(struct vm *vm, struct err *e)
@@ -271,56 +286,58 @@ int vm_resume(struct vm *vm, struct err *e)
 		return err_set(e, EINVAL, "the VM is not paused: it is %s", vm_state_name(vm->state));
 	machine_resume(vm->machine);
 	vm->state = VM_RUNNING;
+	if (atomic_load(&vm->pending) != NOTHING)
+		loop_post(vm->p.loop, &vm->message, on_message);
 	return 0;
 }
 
+/* A paused guest notices when it runs again. */
 int vm_power_button(struct vm *vm, struct err *e)
 {
-	if (vm->state != VM_RUNNING)
+	if (!vm->machine)
 		return err_set(e, EINVAL, "the VM is not running: it is %s", vm_state_name(vm->state));
 	if (!machine_power_button(vm->machine))
 		return err_set(e, ENOTSUP, "the machine has no power button: ACPI is off");
 	return 0;
 }
 
-static void on_message(struct loop_message *m)
+int vm_nmi(struct vm *vm, struct err *e)
 {
-	struct vm *vm = container_of(m, struct vm, message);
-	if (vm->is_stopping) /* the order to end is older than what the guest asks for */
-		return;
-	switch ((enum pending)atomic_load(&vm->pending)) {
-	case PENDING_NOTHING: /* overtaken: the machine it spoke of is gone */
-		return;
-	case PENDING_RESET:
-		if (vm_reboot(vm, &vm->failure) < 0)
-			break;
-		return;
-	case PENDING_POWEROFF:
-		take_down(vm);
-		break;
-	case PENDING_FAILURE:
-		take_down(vm);
-		(void)err_set(&vm->failure, EIO, "the machine cannot go on");
-		break;
-	}
-	loop_stop(vm->p.loop);
+	if (!vm->machine)
+		return err_set(e, EINVAL, "the VM is not running: it is %s", vm_state_name(vm->state));
+	return machine_nmi(vm->machine, e);
 }
 
-int vm_run(struct vm *vm, struct err *e)
+/* --- devices ------------------------------------------------------------------------------------------------------------ */
+
+int vm_add_disk(struct vm *vm, const struct disk_config *disk, struct pci_device_info *ret_info, struct err *e)
 {
-	int rc = loop_run(vm->p.loop, e);
-	if (rc == 0 && vm->failure.code) {
-		if (e)
-			*e = vm->failure;
-		rc = -vm->failure.code;
-	}
-	return rc;
+	if (!vm->machine)
+		return err_set(e, EINVAL, "the VM is not running: it is %s", vm_state_name(vm->state));
+	return machine_add_disk(vm->machine, disk, ret_info, e);
 }
 
-void vm_stop(struct vm *vm)
+int vm_remove_device(struct vm *vm, const char *id, struct err *e)
 {
-	vm->is_stopping = true;
-	loop_stop(vm->p.loop);
+	if (!vm->machine)
+		return err_set(e, EINVAL, "the VM is not running: it is %s", vm_state_name(vm->state));
+	return machine_remove_device(vm->machine, id, e);
+}
+
+void vm_device_tree(struct vm *vm, struct text *json)
+{
+	if (vm->machine)
+		machine_device_tree(vm->machine, json);
+	else
+		text_append(json, "{}");
+}
+
+void vm_device_counters(struct vm *vm, struct text *json)
+{
+	if (vm->machine)
+		machine_device_counters(vm->machine, json);
+	else
+		text_append(json, "{}");
 }
 
 void vm_keep_files(struct vm *vm)

@@ -10,24 +10,40 @@
 #include "base/log.h"
 #include "config/vm_config.h"
 
+struct events;
+struct hv;
+struct pci_device_info;
 struct terminal;
+struct text;
 struct vm;
 
+/* VM_SHUTDOWN: the guest powered off, or failed. One that was shut down from outside is as good as new: VM_CREATED. */
 enum vm_state { VM_CREATED, VM_RUNNING, VM_PAUSED, VM_SHUTDOWN };
 
 const char *vm_state_name(enum vm_state s); /* "Created", "Running", "Paused", "Shutdown" */
 
+/* What the guest asks for, or does to itself. */
+enum vm_request { VM_WANTS_RESET, VM_WANTS_POWEROFF, VM_FAILED };
+
 struct vm_params {
-	const struct vm_config *config; /* validated; outlives the VM */
+	const struct vm_config *config; /* validated; outlives the VM; devices may be added to it, and removed */
 	struct loop *loop;              /* the main loop; the caller's, outlives the VM */
+	struct hv *hv;                  /* outlives the VM */
+	struct events *events;          /* vm/events.h; may be NULL */
 	struct terminal *terminal;      /* for consoles in tty mode; may be NULL when there is none */
 	const struct log_sink *log_sink;
 	/* Kernel and initramfs may be mapped instead of copied (--machine map_kernel): the caller blocks this signal and calls
 	 * vm_keep_files() when it comes. 0: they are always copied. */
 	int lease_signal;
+	/* On the main loop. The vCPU that asked waits; whoever is called takes the VM down, boots it again, or lets it
+	 * wait. While the VM is paused nothing is asked: that comes after vm_resume(). */
+	void (*request)(void *context, enum vm_request what);
+	/* On the main loop: the guest has let go of a device (vm_remove_device()). */
+	void (*device_removed)(void *context, const char *id, const char *bdf);
+	void *context;
 };
 
-/* Opens the hypervisor and the consoles; nothing runs yet. */
+/* Opens the consoles; nothing runs yet. */
 int vm_new(const struct vm_params *p, struct vm **ret_vm, struct err *e);
 void vm_free(struct vm *vm); /* ends what runs, gives everything back */
 
@@ -37,10 +53,19 @@ int vm_pause(struct vm *vm, struct err *e);
 int vm_resume(struct vm *vm, struct err *e);
 /* The guest notices a press of the power button. */
 int vm_power_button(struct vm *vm, struct err *e);
+int vm_nmi(struct vm *vm, struct err *e); /* to every vCPU */
 int vm_reboot(struct vm *vm, struct err *e);
 /* Takes the machine down without asking the guest: what it was told is written is on its way to the disk's host file and
  * is flushed. */
 int vm_shutdown(struct vm *vm, struct err *e);
+/* The same, because the guest ended: the state is then VM_SHUTDOWN. */
+void vm_ended(struct vm *vm);
+
+/* Devices of the machine; only while there is one. */
+int vm_add_disk(struct vm *vm, const struct disk_config *disk, struct pci_device_info *ret_info, struct err *e);
+int vm_remove_device(struct vm *vm, const char *id, struct err *e);
+void vm_device_tree(struct vm *vm, struct text *json);     /* an object; {} when there is no machine */
+void vm_device_counters(struct vm *vm, struct text *json); /* likewise: {"_disk0":{"read_bytes":0,...}} */
 
 /* A file that guest memory is mapped from is about to change. */
 void vm_keep_files(struct vm *vm);
@@ -53,12 +78,8 @@ void vm_terminal_continued(struct vm *vm);
 const char *vm_serial_path(const struct vm *vm);
 const char *vm_console_path(const struct vm *vm);
 
-/* Runs the main loop until the guest powers off, vm_stop() is called, or the VM fails; a guest's reset boots again, but not
- * after vm_stop(). 0, or the failure: for a vCPU that cannot go on the report is vm_report(). */
-int vm_run(struct vm *vm, struct err *e);
-void vm_stop(struct vm *vm);             /* any thread */
-const char *vm_report(const struct vm *vm); /* many lines, or NULL */
+/* Why VM_FAILED: many lines; NULL when it is not known. Until the next boot. */
+const char *vm_report(const struct vm *vm);
 
-struct text;
 /* Exits by reason and engine counters of all vCPUs, one `name: value` a line. */
 void vm_counters(struct vm *vm, struct text *t);

@@ -1,7 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* A PCI bus with two devices: configuration by both ways, windows, MSI-X, INTx. Whatever the guest writes, read-only bits
- * stay, BARs answer only inside the windows, and the device is told of each place where it answers. */
+/* A PCI bus with two devices: configuration by both ways, windows, MSI-X, INTx, hotplug. Whatever the guest writes,
+ * read-only bits stay, BARs answer only inside the windows, the device is told of each place where it answers, and only
+ * what can be removed is ever ejected. */
 #include "bus/pci.h"
+#include "bus/pci_hotplug.h"
 #include "bus/pci_regs.h"
 #include "fuzz_bus.h"
 
@@ -16,6 +18,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n_bytes);
 #define PBA 0xc00u
 #define N_VECTORS 3u
 #define N_DEVICES 2u
+#define HOTPLUG 0xfec11000ull
+#define HOTPLUG_STEP 0xffu /* all bits of a step's first byte; the other steps are told by their low bits */
 
 struct toy {
 	struct pci_device pci;
@@ -73,6 +77,17 @@ static void check(const struct pci_bus *b, const struct toy *toys)
 	MUST(!(b->config_address & 0x7f000003));
 }
 
+/* Hotplug: the first toy can be removed, the second one stays. */
+static struct pci_hotplug hotplug;
+static bool has_ejection;
+
+static void on_ejection(void *context)
+{
+	(void)context;
+	MUST(hotplug.ejected);
+	has_ejection = true;
+}
+
 static void attach(struct pci_bus *b, struct toy *t)
 {
 	MUST(pci_bus_attach(b, &t->pci, -1, NULL) == 0);
@@ -96,12 +111,56 @@ static uint64_t address_of(const struct toy *toys, unsigned choice, struct input
 	}
 }
 
+/* The removable toy leaves, as the main thread would have it, and comes again. */
+static void plug_again(struct pci_bus *b, struct toy *t)
+{
+	pci_hotplug_emptied(&hotplug, t->pci.slot);
+	pci_bus_detach(&t->pci);
+	attach(b, t);
+	pci_hotplug_filled(&hotplug, t->pci.slot, true);
+}
+
+static void hotplug_step(struct pci_bus *b, const struct bus *mmio, struct toy *toys, struct input *in)
+{
+	unsigned what = (unsigned)take(in, 1), width = width_of(what >> 4), offset = (unsigned)take(in, 1) % PCI_HOTPLUG_BYTES;
+	uint32_t slot_bit = 1u << toys[0].pci.slot;
+
+	switch (what % 4) {
+	case 0:
+		pci_hotplug_ask(&hotplug, toys[0].pci.slot);
+		MUST(pci_hotplug_unread(&hotplug) & slot_bit);
+		break;
+	case 1:
+		fuzz_write(mmio, HOTPLUG + offset, width, take(in, width));
+		break;
+	case 2:
+		(void)fuzz_read(mmio, HOTPLUG + offset, width);
+		break;
+	default:
+		break;
+	}
+	MUST(!(hotplug.ejected & ~slot_bit) && !(hotplug.up & ~slot_bit) && !(hotplug.down & ~slot_bit));
+	MUST((b->hidden_slots & ~slot_bit) == 0);
+	MUST(has_ejection == (hotplug.ejected != 0));
+	if (has_ejection && what % 4 == 3) {
+		has_ejection = false;
+		MUST(fuzz_read(mmio, ECAM + toys[0].pci.slot * 0x8000ull, 4) == 0xffffffff);
+		MUST(pci_hotplug_take_ejected(&hotplug) == slot_bit);
+		plug_again(b, &toys[0]);
+		MUST(fuzz_read(mmio, ECAM + toys[0].pci.slot * 0x8000ull, 4) == 0x56781234);
+	}
+}
+
 static void step(struct pci_bus *b, const struct bus *mmio, const struct bus *ports, struct toy *toys, struct input *in)
 {
 	unsigned what = (unsigned)take(in, 1), width = width_of(what >> 4);
 	struct pci_device *d = &toys[what >> 3 & 1].pci;
 	uint64_t address;
 
+	if (what == HOTPLUG_STEP) {
+		hotplug_step(b, mmio, toys, in);
+		return;
+	}
 	switch (what % 8) {
 	case 0: /* a device's first bytes, which matter most */
 		address = ECAM + d->slot * 0x8000ull + take(in, 1);
@@ -132,8 +191,14 @@ static void step(struct pci_bus *b, const struct bus *mmio, const struct bus *po
 		break;
 	default:
 		if (what >> 4 <= 1) {
-			pci_bus_detach(d);
-			attach(b, &toys[what >> 3 & 1]);
+			struct toy *t = &toys[what >> 3 & 1];
+			has_ejection &= t != &toys[0];
+			if (t == &toys[0]) {
+				plug_again(b, t);
+			} else {
+				pci_bus_detach(d);
+				attach(b, t);
+			}
 		}
 		break;
 	}
@@ -163,6 +228,11 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n_bytes)
 		MUST(pci_device_msix(d, &router, N_VECTORS, 0, TABLE, PBA, NULL) == 0);
 		attach(&b, &toys[i]);
 	}
+	pci_hotplug_init(&hotplug, &b, on_ejection, NULL);
+	has_ejection = false;
+	pci_hotplug_filled(&hotplug, toys[0].pci.slot, false);
+	const struct bus_range registers = { HOTPLUG, PCI_HOTPLUG_BYTES, &pci_hotplug_bus_ops, &hotplug, "hotplug" };
+	MUST(bus_add(&mmio, &registers, NULL) == 0);
 	check(&b, toys);
 	while (in.n_bytes) {
 		step(&b, &mmio, &ports, toys, &in);
@@ -176,6 +246,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n_bytes)
 	}
 	for (unsigned i = 0; i < 8; i++)
 		MUST(b.intx_raised[i] == 0);
+	pci_hotplug_done(&hotplug);
 	pci_bus_done(&b);
 	bus_done(&mmio);
 	bus_done(&ports);

@@ -126,7 +126,7 @@ def test_bad_kernel(start, folder, name):
     (["--serial", "file=/no/folder/file"],
      "Error creating VM: --serial: cannot open '/no/folder/file' for output: No such file or directory\n"),
     (["--log-file", "/no/folder/log"], "Error creating log file: '/no/folder/log': No such file or directory\n"),
-    (["--net", "tap=tap0"], "not supported yet: --net\n"),
+    (["--net", "tap=tap0"], "Error booting VM: not supported yet: --net\n"),
 ])
 def test_what_does_not_exist(start, options, text):
     vm = bare(start, "--kernel", GUEST / "cloud" / "vmlinux", "--console", "off", *options)

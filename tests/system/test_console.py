@@ -100,7 +100,7 @@ def test_both_on_one_terminal(start):
 def test_nobody_listens(start, raw, mode):
     """The guest writes more than any buffer holds, and does not wait for ever."""
     disk = raw("disk", 4096)
-    write = ECHO + "seq 1 30000 >/tmp/x; head -c 4096 /tmp/x >&3; cat /tmp/x >&4;" if mode == "null" else ""
+    write = ECHO + "seq 1 14000 >/tmp/x; head -c 4096 /tmp/x >&3; cat /tmp/x >&4;" if mode == "null" else ""
     vm = start(script=f"{write} {{ echo done; ls /sys/bus/virtio/drivers/virtio_console | grep -c ^virtio; grep -c 16550 /proc/tty/driver/serial; }} >/tmp/found; "
                       "dd if=/tmp/found of=/dev/vda bs=4k conv=sync,fsync",
                serial=mode, console=mode, out="/dev/null",

@@ -46,16 +46,17 @@ class Vm:
     """
 
     def __init__(self, folder, kernel="cloud/vmlinux", script=None, out=None, root=None, options=(), cmdline="",
-                 serial="file", console="file", has_initramfs=True, has_terminal=None, log_level=1):
+                 serial="file", console="file", has_initramfs=True, has_terminal=None, log_level=1, program=PROGRAM,
+                 pass_fds=()):
         self.folder = folder
         self.process = self.terminal = None
         self.streams = {}
         folder.mkdir(parents=True, exist_ok=True)
-        argv = [PROGRAM]
+        argv = [str(program)]
         if kernel:
             argv += ["--kernel", str(GUEST / kernel)]
             if has_initramfs:
-                argv += ["--initramfs", str(self._initramfs(kernel, script))]
+                argv += ["--initramfs", str(self.make_initramfs(kernel, script))]
         words = ["console=ttyS0", "quiet", "panic=-1"]
         if root:
             words.append(f"varan.root={root}")
@@ -73,10 +74,10 @@ class Vm:
             argv += ["--log-file", str(folder / "log")] + ["-" + "v" * log_level] * bool(log_level)
         argv += [str(option) for option in options]
         self.argv = argv
-        self._start("tty" in (serial, console) if has_terminal is None else has_terminal)
+        self._start("tty" in (serial, console) if has_terminal is None else has_terminal, pass_fds)
         self._open_streams(serial, console)
 
-    def _initramfs(self, kernel, script):
+    def make_initramfs(self, kernel, script):
         initramfs = (GUEST / kernel).parent / "initramfs"
         if script is None:
             return initramfs
@@ -86,7 +87,7 @@ class Vm:
         path.write_bytes(initramfs.read_bytes() + archive.bytes())
         return path
 
-    def _start(self, has_terminal):
+    def _start(self, has_terminal, pass_fds):
         (self.folder / "argv").write_text("\n".join(self.argv) + "\n")
         self._out, self._err = (open(self.folder / name, "wb") for name in ("stdout", "stderr"))
         streams = {"stdin": subprocess.DEVNULL, "stdout": self._out}
@@ -95,7 +96,8 @@ class Vm:
             streams = {"stdin": self.terminal.slave, "stdout": self.terminal.slave,
                        "preexec_fn": self.terminal.take_control}
         self.started = time.monotonic()
-        self.process = subprocess.Popen(self.argv, stderr=self._err, start_new_session=True, cwd=self.folder, **streams)
+        self.process = subprocess.Popen(self.argv, stderr=self._err, start_new_session=True, cwd=self.folder,
+                                        pass_fds=pass_fds, **streams)
 
     def _open_streams(self, serial, console):
         shared = None

@@ -41,6 +41,8 @@ static inline char *dice_text(struct dice *d, const struct field *f)
 static inline uint64_t dice_number(struct dice *d, const struct field *f)
 {
 	uint64_t low = field_min(f), high = field_max(f);
+	if (f->flags & ROW_DESCRIPTORS)
+		return UINT64_MAX;
 	if (!field_is_signed(f) && high > INT64_MAX)
 		high = INT64_MAX;
 	switch (dice_roll(d, 4)) {

@@ -342,6 +342,61 @@ TEST(iasl_finds_nothing_wrong_with_the_dsdt)
 	OK(!strstr(text, "LNRO0005"));
 }
 
+/* `part` within the braces of the first block that begins with `head`. */
+static bool block_has(const char *text, const char *head, const char *part)
+{
+	const char *at = strstr(text, head);
+	OK(at);
+	const char *end = strchr(at, '{');
+	OK(end);
+	unsigned depth = 0;
+	do {
+		depth += *end == '{' ? 1u : *end == '}' ? -1u : 0u;
+		end++;
+	} while (depth);
+	const char *found = strstr(at, part);
+	return found && found < end;
+}
+
+TEST(pci_slots_can_be_ejected_unless_their_device_stays)
+{
+	need_iasl();
+	struct x86_machine m = kit_machine(1);
+	m.fixed_slots = 1u << 2 | 1u << 31;
+	const char *text = check_dsdt(&m);
+	STR_HAS(text, "OperationRegion (PREG, SystemMemory, 0xFEC11000, 0x10)");
+	static const char *const registers[] = { "PCIU,   32", "PCID,   32", "B0EJ,   32", "PSEG,   32" };
+	const char *at = strstr(text, "Field (PREG, DWordAcc, NoLock, Preserve)");
+	for (size_t i = 0; i < 4; i++) {
+		OK(block_has(text, "Field (PREG", registers[i]));
+		at = strstr(at, registers[i]); /* in this order */
+		OK(at);
+	}
+	OK(block_has(text, "Method (_EVT", "\\_SB.PCI0.SCAN ()"));
+	OK(block_has(text, "Method (SCAN", "Local0 = \\_SB.PHPR.PCIU"));
+	OK(block_has(text, "Method (SCAN", "Local0 = \\_SB.PHPR.PCID"));
+	OK(block_has(text, "Method (SCAN", "TELL (Local0, One)"));
+	OK(block_has(text, "Method (SCAN", "TELL (Local0, 0x03)"));
+	OK(block_has(text, "Device (PCI0)", "Device (S031)"));
+	OK(!strstr(text, "Device (S000)"));
+	for (unsigned slot = 1; slot < 32; slot++) {
+		char head[20], address[40], number[40], eject[60], notify[40];
+		(void)snprintf(head, sizeof head, "Device (S%03u)", slot);
+		(void)snprintf(address, sizeof address, "Name (_ADR, 0x%08X)", slot << 16);
+		(void)snprintf(number, sizeof number, slot == 1 ? "Name (_SUN, One)" : "Name (_SUN, 0x%02X)", slot);
+		(void)snprintf(eject, sizeof eject, "EJCT (0x%0*X, Zero)", slot < 8 ? 2 : slot < 16 ? 4 : 8, 1u << slot);
+		(void)snprintf(notify, sizeof notify, "Notify (S%03u, Arg1)", slot);
+		bool is_fixed = m.fixed_slots >> slot & 1;
+		if (slot == 1)
+			OK(block_has(text, head, "Name (_ADR, 0x00010000)"));
+		OK(block_has(text, head, address));
+		OK(block_has(text, head, number));
+		EQ(block_has(text, head, eject), !is_fixed);
+		EQ(block_has(text, head, "Method (_EJ0, 1, Serialized)"), !is_fixed);
+		EQ(block_has(text, "Method (TELL", notify), !is_fixed);
+	}
+}
+
 TEST(iasl_finds_nothing_wrong_with_virtio_over_mmio)
 {
 	need_iasl();
@@ -356,7 +411,7 @@ TEST(iasl_finds_nothing_wrong_with_virtio_over_mmio)
 	STR_HAS(text, "Device (VR00)");
 	STR_HAS(text, "Device (VR0D)");
 	STR_HAS(text, "Memory32Fixed (ReadWrite,\n                    0xFEC2D000,         // Address Base");
-	OK(!strstr(text, "PNP0A08") && !strstr(text, "PNP0501"));
+	OK(!strstr(text, "PNP0A08") && !strstr(text, "PNP0501") && !strstr(text, "PHPR") && !strstr(text, "SCAN"));
 }
 
 TEST(iasl_reads_the_data_tables)
@@ -396,6 +451,10 @@ TEST(aml_encodes_names_and_numbers)
 	aml_path(&t, "\\_SB.A");
 	MEM_EQ(bytes, "\\\x2e_SB_A___", 10);
 	EQ(t.n_bytes, 10);
+	t.n_bytes = 0;
+	aml_path(&t, "\\_SB.PCI0.S031");
+	MEM_EQ(bytes, "\\\x2f\x03_SB_PCI0S031", 15);
+	EQ(t.n_bytes, 15);
 }
 
 TEST(a_full_buffer_is_noticed_and_never_passed)

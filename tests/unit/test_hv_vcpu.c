@@ -116,6 +116,24 @@ TEST(signalled_msis_arrive)
 	box_done(&b);
 }
 
+/* Interrupts are off: only an NMI gets through. Its handler does not return, as above. */
+GUEST(guest_deaf, 32, "cli\n out %al, $0x80\n 1: hlt\n jmp 1b\n");
+GUEST(handler_nmi, 32, "mov $0x02, %al\n out %al, $0x81\n 1: hlt\n jmp 1b\n");
+
+TEST(an_nmi_arrives_with_interrupts_off)
+{
+	struct box b;
+	struct err e = { 0 };
+	box_init(&b);
+	box_start32(&b, guest_deaf, guest_deaf_end);
+	OK(mem_write(&b.mem, GPA(HANDLER_40_AT), handler_nmi, (size_t)(handler_nmi_end - handler_nmi)));
+	box_put_gate(&b, 2, HANDLER_40_AT);
+	box_expect_port(&b, true, 0x80, 1, NULL);
+	EQ(hv_vcpu_nmi(b.vcpu, &e), 0);
+	box_expect_out(&b, 0x81, 1, 0x02);
+	box_done(&b);
+}
+
 TEST(irqfds_follow_the_routes)
 {
 	struct box b;

@@ -182,6 +182,43 @@ TEST(status_bits_do_not_go_away_but_by_reset)
 	rig_close(&g);
 }
 
+struct changes {
+	char text[64]; /* '+': in use, '-': reset */
+};
+
+static void note_change(void *context, const struct virtio_device *v, bool is_active)
+{
+	struct changes *c = context;
+	STR_EQ(v->id, "_test0");
+	EQ(pthread_mutex_trylock((pthread_mutex_t *)(uintptr_t)&v->transition), 0); /* under no lock */
+	EQ(pthread_mutex_unlock((pthread_mutex_t *)(uintptr_t)&v->transition), 0);
+	size_t n = strlen(c->text);
+	OK(n + 1 < sizeof c->text);
+	c->text[n] = is_active ? '+' : '-';
+}
+
+TEST(its_owner_hears_when_a_device_comes_into_use_and_is_reset)
+{
+	struct rig g;
+	struct changes c = { "" };
+	rig_open(&g, &toy_class, NULL, 16);
+	g.v->changed = note_change;
+	g.v->context = &c;
+	virtio_set_status(g.v, 0); /* of a device that nobody uses: as drivers begin */
+	STR_EQ(c.text, "");
+	rig_start(&g, F_TOY);
+	STR_EQ(c.text, "+");
+	virtio_set_status(g.v, virtio_status(g.v));
+	STR_EQ(c.text, "+");
+	virtio_set_status(g.v, 0);
+	virtio_set_status(g.v, 0);
+	STR_EQ(c.text, "+-");
+	rig_start(&g, F_TOY);
+	STR_EQ(c.text, "+-+");
+	rig_close(&g); /* the machine's end is no reset by the driver */
+	STR_EQ(c.text, "+-+");
+}
+
 TEST(unknown_status_bits_are_ignored)
 {
 	struct rig g;

@@ -334,6 +334,58 @@ TEST(read_write_flush_on_both_engines)
 	}
 }
 
+struct counted {
+	char names[400];
+	uint64_t values[16];
+	unsigned n;
+};
+
+static void note_counter(void *context, const char *name, uint64_t value)
+{
+	struct counted *c = context;
+	OK(c->n < 16);
+	size_t n = strlen(c->names);
+	(void)snprintf(c->names + n, sizeof c->names - n, "%s ", name);
+	c->values[c->n++] = value;
+}
+
+static void counters_are(struct disk *d, uint64_t n_read_bytes, uint64_t n_reads, uint64_t n_written_bytes, uint64_t n_writes)
+{
+	struct counted c = { .n = 0 };
+	virtio_blk.counters(d->g.v, note_counter, &c);
+	STR_EQ(c.names, "read_bytes read_ops read_latency_min read_latency_max read_latency_avg "
+	                "write_bytes write_ops write_latency_min write_latency_max write_latency_avg ");
+	EQ(c.values[0], n_read_bytes);
+	EQ(c.values[1], n_reads);
+	EQ(c.values[5], n_written_bytes);
+	EQ(c.values[6], n_writes);
+	for (unsigned i = 2; i < 10; i += 5) {
+		OK(c.values[i] <= c.values[i + 2] && c.values[i + 2] <= c.values[i + 1]); /* least, mean, most */
+		OK(c.values[i + 1] < 60u * 1000 * 1000);                                   /* less than a minute in us */
+	}
+}
+
+TEST(what_is_read_and_written_is_counted)
+{
+	struct disk d;
+	new_disk(&d);
+	counters_are(&d, 0, 0, 0, 0);
+	EQ(request(&d, T_IN, 5, 2 * SECTOR, NULL), S_OK);
+	EQ(request(&d, T_IN, 0, SECTOR, NULL), S_OK);
+	counters_are(&d, 3 * SECTOR, 2, 0, 0);
+	fill_data(&d, 0xa5, SECTOR);
+	EQ(request(&d, T_OUT, 1, SECTOR, NULL), S_OK);
+	EQ(request(&d, T_FLUSH, 0, 0, NULL), S_OK); /* neither */
+	counters_are(&d, 3 * SECTOR, 2, SECTOR, 1);
+	EQ(request(&d, T_IN, DISK_SECTORS, SECTOR, NULL), S_IOERR); /* did not happen */
+	counters_are(&d, 3 * SECTOR, 2, SECTOR, 1);
+
+	/* A driver's reset does not make it undone. */
+	virtio_set_status(d.g.v, 0);
+	counters_are(&d, 3 * SECTOR, 2, SECTOR, 1);
+	disk_close(&d);
+}
+
 /* 2.6.4: the driver may cut the bytes as it likes. */
 TEST(any_framing)
 {

@@ -17,10 +17,14 @@
 #define PACKAGE_OP 0x12
 #define METHOD_OP 0x14
 #define DUAL_NAME_PREFIX 0x2e
+#define MULTI_NAME_PREFIX 0x2f
 #define EXT_OP_PREFIX 0x5b
 #define CREATE_DWORD_FIELD_OP 0x8a
 #define IF_OP 0xa0
 #define ELSE_OP 0xa1
+#define EXT_MUTEX_OP 0x01
+#define EXT_ACQUIRE_OP 0x23
+#define EXT_RELEASE_OP 0x27
 #define EXT_OP_REGION_OP 0x80
 #define EXT_FIELD_OP 0x81
 #define EXT_DEVICE_OP 0x82
@@ -28,6 +32,7 @@
 #define METHOD_SERIALIZED 0x08
 #define REGION_SYSTEM_MEMORY 0x00
 #define FIELD_DWORD_ACCESS 0x03 /* no lock, preserve */
+#define WAIT_FOR_EVER 0xffff
 
 #define PKG_LENGTH_BYTES 3u
 #define PKG_LENGTH_MAX 0xfffffu
@@ -66,11 +71,17 @@ void aml_path(struct table_buffer *t, const char *path)
 {
 	if (*path == '\\')
 		table_put8(t, (uint8_t)*path++);
-	/* One or two segments are all that this table needs. */
-	if (strchr(path, '.'))
+	unsigned n = 1;
+	for (const char *dot = path; (dot = strchr(dot, '.')) != NULL; dot++)
+		n++;
+	if (n == 2)
 		table_put8(t, DUAL_NAME_PREFIX);
-	path = put_segment(t, path);
-	if (*path)
+	if (n > 2) {
+		assert(n <= UINT8_MAX);
+		table_put8(t, MULTI_NAME_PREFIX);
+		table_put8(t, (uint8_t)n);
+	}
+	while (n--)
 		path = put_segment(t, path);
 	assert(!*path);
 }
@@ -243,23 +254,50 @@ void aml_create_dword_field(struct table_buffer *t, enum aml_op buffer, unsigned
 	aml_path(t, name);
 }
 
-void aml_memory_register(struct table_buffer *t, const char *region, const char *field, uint64_t address)
+static void put_extended(struct table_buffer *t, uint8_t op)
 {
 	table_put8(t, EXT_OP_PREFIX);
-	table_put8(t, EXT_OP_REGION_OP);
+	table_put8(t, op);
+}
+
+void aml_memory_registers(struct table_buffer *t, const char *region, uint64_t address, const char *const fields[],
+                          unsigned n_fields)
+{
+	put_extended(t, EXT_OP_REGION_OP);
 	aml_path(t, region);
 	table_put8(t, REGION_SYSTEM_MEMORY);
 	aml_integer(t, address);
-	aml_integer(t, 4);
+	aml_integer(t, 4 * (uint64_t)n_fields);
 
-	table_put8(t, EXT_OP_PREFIX);
-	table_put8(t, EXT_FIELD_OP);
+	put_extended(t, EXT_FIELD_OP);
 	struct aml_mark m = open_length(t);
 	aml_path(t, region);
 	table_put8(t, FIELD_DWORD_ACCESS);
-	(void)put_segment(t, field);
-	table_put8(t, 32); /* bits, as a PkgLength */
+	for (unsigned i = 0; i < n_fields; i++) {
+		(void)put_segment(t, fields[i]);
+		table_put8(t, 32); /* bits, as a PkgLength */
+	}
 	aml_end(t, m);
+}
+
+void aml_mutex(struct table_buffer *t, const char *name)
+{
+	put_extended(t, EXT_MUTEX_OP);
+	aml_path(t, name);
+	table_put8(t, 0); /* synchronization level: no other is taken with it */
+}
+
+void aml_acquire(struct table_buffer *t, const char *path)
+{
+	put_extended(t, EXT_ACQUIRE_OP);
+	aml_path(t, path);
+	table_put16(t, WAIT_FOR_EVER);
+}
+
+void aml_release(struct table_buffer *t, const char *path)
+{
+	put_extended(t, EXT_RELEASE_OP);
+	aml_path(t, path);
 }
 
 /* --- resource templates ------------------------------------------------------------------------------------------- */

@@ -27,7 +27,7 @@ void aml_name_integer(struct table_buffer *t, const char *name, uint64_t v);
 void aml_name_eisa_id(struct table_buffer *t, const char *name, const char *id); /* "PNP0501" */
 void aml_name_string(struct table_buffer *t, const char *name, const char *s);
 
-void aml_path(struct table_buffer *t, const char *path); /* a reference */
+void aml_path(struct table_buffer *t, const char *path); /* a reference; of a method, a call: then its arguments */
 void aml_integer(struct table_buffer *t, uint64_t v);
 void aml_buffer(struct table_buffer *t, const uint8_t *bytes, size_t n_bytes);
 /* "33db4d5b-1ff7-401c-9657-7441c03dd766" as a buffer (ASL's ToUUID). */
@@ -52,8 +52,12 @@ enum aml_op { /* 20.2.5 */
 
 void aml_op(struct table_buffer *t, enum aml_op op);
 void aml_create_dword_field(struct table_buffer *t, enum aml_op buffer, unsigned offset, const char *name);
-/* An operation region in system memory with one 32-bit register at its start. */
-void aml_memory_register(struct table_buffer *t, const char *region, const char *field, uint64_t address);
+/* An operation region in system memory: 32-bit registers, one after the other. */
+void aml_memory_registers(struct table_buffer *t, const char *region, uint64_t address, const char *const fields[],
+                          unsigned n_fields);
+void aml_mutex(struct table_buffer *t, const char *name);
+void aml_acquire(struct table_buffer *t, const char *path); /* waits without a limit */
+void aml_release(struct table_buffer *t, const char *path);
 
 /* --- resource templates (ACPI 6.4) -------------------------------------------------------------------------------- */
 

@@ -19,6 +19,7 @@
 #define X86_TSS 0xf8000000ull         /* the engine's own pages */
 #define X86_IDENTITY_MAP 0xf8003000ull
 #define X86_GED 0xfec10000ull         /* our event device's registers */
+#define X86_PCI_HOTPLUG 0xfec11000ull /* the registers of PCI hotplug (bus/pci_hotplug.h) */
 #define X86_VIRTIO_MMIO 0xfec20000ull /* one page a device, after the other */
 #define X86_HIGH_RAM_START 0x100000000ull
 #define X86_CMDLINE 0x20000ull
@@ -43,6 +44,7 @@
 /* The event device's one register, 32 bits at X86_GED: pending events, one bit each. Reading takes them all. */
 #define X86_GED_BYTES 4u
 #define X86_GED_POWER_BUTTON 0x01u
+#define X86_GED_PCI_HOTPLUG 0x02u
 
 struct x86_topology { /* 1s when nothing was asked for */
 	uint8_t n_threads_per_core, n_cores_per_die, n_dies_per_package, n_packages;
@@ -64,6 +66,7 @@ struct x86_machine { /* what the tables tell the guest; filled by the VM's assem
 	bool has_serial;        /* COM1 */
 	bool has_split_irqchip; /* the I/O APIC is ours: MSIs with 15-bit destinations can be taken at their word */
 	struct { uint64_t low_start, low_bytes, high_start, high_bytes, ecam; } pci;
+	uint32_t fixed_slots;   /* of the PCI bus, one bit each: their devices stay, so that they have no way to eject them */
 	struct x86_mmio_device mmio[X86_MAX_MMIO_DEVICES]; /* virtio over MMIO */
 	size_t n_mmio;
 	const char *smbios_serial, *smbios_uuid; /* NULL: none */

@@ -1,0 +1,212 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "config/devices.h"
+
+#include "base/checked.h"
+#include "schema/schema.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* Where the devices of one kind are; the identifier is a char * at `id` of each. The order is that in which a machine
+ * makes them. */
+struct device_list {
+	const char *member;
+	const char *kind; /* in made-up identifiers */
+	const struct schema *schema;
+	size_t at, count; /* of the pointer and of the number; or of the object and of the bool that says it is there */
+	size_t id;
+	bool is_single;
+};
+
+#define LIST(m, kind_, schema_, T)                                                            \
+	{ .member = #m, .kind = kind_, .schema = schema_, .at = offsetof(struct vm_config, m), \
+	  .count = offsetof(struct vm_config, n_##m), .id = offsetof(struct T, id) }
+static const struct device_list lists[] = {
+	LIST(disks, "_disk", &disk_schema, disk_config),
+	LIST(net, "_net", &net_schema, net_config),
+	LIST(fs, "_fs", &fs_schema, fs_config),
+	LIST(pmem, "_pmem", &pmem_schema, pmem_config),
+	{ .member = "vsock", .kind = "_vsock", .schema = &vsock_schema, .at = offsetof(struct vm_config, vsock),
+	  .count = offsetof(struct vm_config, has_vsock), .id = offsetof(struct vsock_config, id), .is_single = true },
+	LIST(vdpa, "_vdpa", &vdpa_schema, vdpa_config),
+	LIST(devices, "_vfio", &device_schema, device_config),
+	LIST(user_devices, "_vfio_user", &user_device_schema, user_device_config),
+};
+#undef LIST
+
+static char *items_of(const struct device_list *l, const struct vm_config *c, size_t *ret_n)
+{
+	const char *base = (const char *)c;
+	if (l->is_single) {
+		*ret_n = c->has_vsock;
+		return (char *)(uintptr_t)(base + l->at);
+	}
+	char *items;
+	memcpy(&items, base + l->at, sizeof items);
+	memcpy(ret_n, base + l->count, sizeof *ret_n);
+	return items;
+}
+
+static char *id_of(const struct device_list *l, const char *item)
+{
+	char *id;
+	memcpy(&id, item + l->id, sizeof id);
+	return id;
+}
+
+static bool has_id(const struct device_list *l, const char *item, const char *id)
+{
+	const char *own = id_of(l, item);
+	return own && strcmp(own, id) == 0;
+}
+
+static int add_vsock(struct vm_config *c, const struct vsock_config *vsock, struct err *e)
+{
+	if (c->has_vsock)
+		return err_set(e, EEXIST, "There is a vsock device already");
+	int rc = schema_copy(&vsock_schema, &c->vsock, vsock, e);
+	if (rc < 0)
+		return rc;
+	c->has_vsock = true;
+	rc = vm_config_validate(c, e);
+	if (rc < 0) {
+		schema_done(&vsock_schema, &c->vsock);
+		c->has_vsock = false;
+	}
+	return rc;
+}
+
+static int add_to_list(const struct device_list *l, struct vm_config *c, const void *device, struct err *e)
+{
+	char *base = (char *)c;
+	size_t n;
+	void *added;
+	bool was_absent = !items_of(l, c, &n);
+	int rc = schema_append(l->schema, base + l->at, &n, &added, e);
+	if (rc < 0)
+		return rc;
+	memcpy(base + l->count, &n, sizeof n);
+	schema_done(l->schema, added);
+	rc = schema_copy(l->schema, added, device, e);
+	if (rc == 0)
+		rc = vm_config_validate(c, e);
+	if (rc == 0)
+		return 0;
+
+	schema_done(l->schema, added);
+	n--;
+	memcpy(base + l->count, &n, sizeof n);
+	if (was_absent) {
+		free(items_of(l, c, &n));
+		memset(base + l->at, 0, sizeof(void *));
+	}
+	return rc;
+}
+
+int vm_config_add_device(struct vm_config *c, const char *member, const void *device, struct err *e)
+{
+	const struct device_list *l = NULL;
+	for (size_t i = 0; i < ARRAY_LEN(lists) && !l; i++)
+		if (strcmp(lists[i].member, member) == 0)
+			l = &lists[i];
+	assert(l);
+	int rc = l->is_single ? add_vsock(c, device, e) : add_to_list(l, c, device, e);
+	return rc < 0 ? rc : vm_config_complete(c, e);
+}
+
+int vm_config_add_disk(struct vm_config *c, const struct disk_config *disk, struct err *e)
+{
+	return vm_config_add_device(c, "disks", disk, e);
+}
+
+static bool remove_from(const struct device_list *l, struct vm_config *c, const char *id)
+{
+	size_t n, n_kept = 0, size = l->schema->size;
+	char *items = items_of(l, c, &n);
+	for (size_t i = 0; i < n; i++) {
+		char *item = items + i * size;
+		if (has_id(l, item, id))
+			schema_done(l->schema, item);
+		else if (n_kept++ != i)
+			memcpy(items + (n_kept - 1) * size, item, size);
+	}
+	if (l->is_single)
+		c->has_vsock = n_kept > 0;
+	else
+		memcpy((char *)c + l->count, &n_kept, sizeof n_kept);
+	return n_kept != n;
+}
+
+bool vm_config_remove_device(struct vm_config *c, const char *id)
+{
+	bool is_removed = false;
+	for (size_t i = 0; i < ARRAY_LEN(lists); i++)
+		is_removed |= remove_from(&lists[i], c, id);
+	return is_removed;
+}
+
+bool vm_config_has_device(const struct vm_config *c, const char *id)
+{
+	for (size_t i = 0; i < ARRAY_LEN(lists); i++) {
+		const struct device_list *l = &lists[i];
+		size_t n;
+		const char *items = items_of(l, c, &n);
+		for (size_t k = 0; k < n; k++)
+			if (has_id(l, items + k * l->schema->size, id))
+				return true;
+	}
+	return false;
+}
+
+static bool is_taken(const struct vm_config *c, const char *id)
+{
+	if (vm_config_has_device(c, id))
+		return true;
+	for (size_t i = 0; i < c->n_rate_limit_groups; i++)
+		if (strcmp(c->rate_limit_groups[i].id, id) == 0)
+			return true;
+	for (size_t i = 0; i < c->memory.n_zones; i++)
+		if (strcmp(c->memory.zones[i].id, id) == 0)
+			return true;
+	for (size_t i = 0; i < c->n_sgx_epc; i++)
+		if (strcmp(c->sgx_epc[i].id, id) == 0)
+			return true;
+	return false;
+}
+
+int device_name_next(struct device_names *names, const struct vm_config *c, const char *kind,
+                     char ret_id[DEVICE_ID_BYTES])
+{
+	do {
+		if (names->n_named == UINT32_MAX)
+			return -ENOSPC;
+		int n = snprintf(ret_id, DEVICE_ID_BYTES, "%s%u", kind, names->n_named++);
+		assert(n > 0 && n < DEVICE_ID_BYTES);
+	} while (is_taken(c, ret_id));
+	return 0;
+}
+
+int vm_config_name_devices(struct vm_config *c, struct device_names *names, struct err *e)
+{
+	for (size_t i = 0; i < ARRAY_LEN(lists); i++) {
+		const struct device_list *l = &lists[i];
+		size_t n;
+		char *items = items_of(l, c, &n);
+		for (size_t k = 0; k < n; k++) {
+			char *item = items + k * l->schema->size, id[DEVICE_ID_BYTES];
+			if (id_of(l, item))
+				continue;
+			int rc = device_name_next(names, c, l->kind, id);
+			if (rc < 0)
+				return err_set_errno(e, -rc, "no name for a device");
+			char *copy = strdup(id);
+			if (!copy)
+				return err_set(e, ENOMEM, "out of memory");
+			memcpy(item + l->id, &copy, sizeof copy);
+		}
+	}
+	return 0;
+}

@@ -1,0 +1,27 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* devices.h - changing the devices of a configuration, and giving them names. */
+#pragma once
+#include "config/vm_config.h"
+
+#define DEVICE_ID_BYTES 64
+
+/* Appends a copy of *device to the list `member` of c ("disks", "net", "fs", "pmem", "devices", "user_devices", "vdpa"), or
+ * makes it the one "vsock". The whole configuration must then hold: -EEXIST for an identifier or a path that is taken,
+ * -EINVAL for another rule, texts as those of vm_config_validate(). On failure c is as before. */
+int vm_config_add_device(struct vm_config *c, const char *member, const void *device, struct err *e);
+int vm_config_add_disk(struct vm_config *c, const struct disk_config *disk, struct err *e);
+
+/* Whether there was one. Rate limit groups, memory zones and the like are no devices. */
+bool vm_config_remove_device(struct vm_config *c, const char *id);
+bool vm_config_has_device(const struct vm_config *c, const char *id);
+
+/* Made-up identifiers: _disk0, _net1, ...: one count for all kinds, so that a name is not used again in the life of the
+ * counter, which is that of a VM. Those that the user has taken are stepped over. */
+struct device_names {
+	uint32_t n_named;
+};
+
+int device_name_next(struct device_names *names, const struct vm_config *c, const char *kind,
+                     char ret_id[DEVICE_ID_BYTES]);
+/* Gives a name to each device without one, in the order in which a machine makes them. */
+int vm_config_name_devices(struct vm_config *c, struct device_names *names, struct err *e);

@@ -1,0 +1,246 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Devices that are added to a configuration, removed from it, and named. */
+#include "config/devices.h"
+#include "config/names.h"
+#include "schema/schema.h"
+#include "test.h"
+
+#include <errno.h>
+
+static void make(struct vm_config *c)
+{
+	EQ(vm_config_init(c, NULL), 0);
+	c->has_payload = true;
+}
+
+static void read_device(const struct schema *s, const char *text, void *device)
+{
+	struct err e = { 0 };
+	if (schema_parse_option(s, text, device, &e) < 0)
+		test_fail(__FILE__, __LINE__, "%s", e.text);
+}
+
+static int add(struct vm_config *c, const char *member, const struct schema *s, const char *text, struct err *e)
+{
+	void *device = malloc(s->size);
+	OK(device);
+	read_device(s, text, device);
+	int rc = vm_config_add_device(c, member, device, e);
+	schema_done(s, device);
+	free(device);
+	return rc;
+}
+
+static void add_well(struct vm_config *c, const char *member, const struct schema *s, const char *text)
+{
+	struct err e = { 0 };
+	if (add(c, member, s, text, &e) < 0)
+		test_fail(__FILE__, __LINE__, "%s: %s", text, e.text);
+}
+
+TEST(devices_are_appended)
+{
+	struct vm_config c;
+	make(&c);
+	add_well(&c, "disks", &disk_schema, "path=/a,id=a,queue_affinity=[0@[1,2]]");
+	add_well(&c, "disks", &disk_schema, "path=/b");
+	add_well(&c, "net", &net_schema, "tap=t0,iommu=on");
+	add_well(&c, "vsock", &vsock_schema, "cid=3,socket=/s,id=v");
+	EQ(c.n_disks, 2);
+	STR_EQ(c.disks[0].path, "/a");
+	EQ(c.disks[0].queue_affinity[0].n_host_cpus, 2);
+	STR_EQ(c.disks[1].path, "/b");
+	EQ(c.n_net, 1);
+	OK(c.has_vsock && c.vsock.cid == 3);
+	/* What follows from a device is filled in. */
+	OK(c.iommu && c.net[0].has_mac && c.net[0].mac[0] == 0x2e);
+	vm_config_done(&c);
+}
+
+/* What is refused leaves the configuration as it was, an absent list absent. */
+TEST(refused_devices_leave_nothing)
+{
+	static const struct {
+		const char *member;
+		const struct schema *s;
+		const char *text, *error;
+		int rc;
+	} cases[] = {
+		{ "disks", &disk_schema, "path=/b,id=a", "Identifier a is not unique", -EEXIST },
+		{ "disks", &disk_schema, "path=/b,id=__a", "Identifier __a is invalid", -EINVAL },
+		{ "disks", &disk_schema, "path=/b,num_queues=2", "Number of vCPUs is insufficient for number of queues",
+		  -EINVAL },
+		{ "net", &net_schema, "id=a", "Identifier a is not unique", -EEXIST },
+		{ "net", &net_schema, "mtu=1", "Provided MTU 1 is lower than 1280 (expected by VIRTIO specification)",
+		  -EINVAL },
+		{ "fs", &fs_schema, "tag=t,socket=/s", "Using vhost-user requires using shared memory or huge pages",
+		  -EINVAL },
+		{ "devices", &device_schema, "path=/dev0", "Duplicated device path: /dev0", -EEXIST },
+		{ "vsock", &vsock_schema, "cid=1,socket=/s", "1 is a special VSOCK CID", -EINVAL },
+	};
+	struct vm_config c, before;
+	make(&c);
+	add_well(&c, "disks", &disk_schema, "path=/a,id=a");
+	add_well(&c, "devices", &device_schema, "path=/dev0,id=d");
+	EQ(vm_config_copy(&before, &c, NULL), 0);
+	for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+		struct err e = { 0 };
+		EQ(add(&c, cases[i].member, cases[i].s, cases[i].text, &e), cases[i].rc);
+		STR_EQ(e.text, cases[i].error);
+		OK(schema_equal(&vm_config_schema, &c, &before));
+	}
+	OK(!c.net && !c.fs && !c.has_vsock);
+	add_well(&c, "vsock", &vsock_schema, "cid=3,socket=/s");
+	EQ(add(&c, "vsock", &vsock_schema, "cid=4,socket=/t", NULL), -EEXIST);
+	EQ(c.vsock.cid, 3);
+	vm_config_done(&c);
+	vm_config_done(&before);
+}
+
+TEST(devices_are_removed)
+{
+	struct vm_config c;
+	make(&c);
+	c.memory.shared = true;
+	add_well(&c, "disks", &disk_schema, "path=/a,id=a");
+	add_well(&c, "disks", &disk_schema, "path=/b");
+	add_well(&c, "disks", &disk_schema, "path=/c,id=c");
+	add_well(&c, "net", &net_schema, "id=n");
+	add_well(&c, "fs", &fs_schema, "tag=t,socket=/s,id=f");
+	add_well(&c, "pmem", &pmem_schema, "file=/p,id=p");
+	add_well(&c, "devices", &device_schema, "path=/d,id=d");
+	add_well(&c, "user_devices", &user_device_schema, "socket=/u,id=u");
+	add_well(&c, "vdpa", &vdpa_schema, "path=/v,id=v");
+	add_well(&c, "vsock", &vsock_schema, "cid=3,socket=/s,id=s");
+
+	OK(!vm_config_remove_device(&c, "nobody") && !vm_config_remove_device(&c, ""));
+	static const char *const ids[] = { "a", "n", "f", "p", "d", "u", "v", "s", "c" };
+	for (size_t i = 0; i < sizeof ids / sizeof ids[0]; i++) {
+		OK(vm_config_has_device(&c, ids[i]));
+		OK(vm_config_remove_device(&c, ids[i]));
+		OK(!vm_config_has_device(&c, ids[i]));
+		OK(!vm_config_remove_device(&c, ids[i]));
+	}
+	/* Without an identifier nothing matches. */
+	EQ(c.n_disks, 1);
+	STR_EQ(c.disks[0].path, "/b");
+	EQ(c.n_net + c.n_fs + c.n_pmem + c.n_devices + c.n_user_devices + c.n_vdpa + c.has_vsock, 0);
+	vm_config_done(&c);
+}
+
+/* Of what is no device, nothing goes; of several with one identifier (which only an unchecked one has), all. */
+TEST(what_removal_covers)
+{
+	struct vm_config c;
+	void *group;
+	make(&c);
+	EQ(schema_append(&rate_limit_group_schema, &c.rate_limit_groups, &c.n_rate_limit_groups, &group, NULL), 0);
+	free(c.rate_limit_groups[0].id);
+	c.rate_limit_groups[0].id = strdup("x");
+	OK(!vm_config_remove_device(&c, "x"));
+	EQ(c.n_rate_limit_groups, 1);
+	for (int i = 0; i < 3; i++) {
+		struct disk_config *d;
+		EQ(schema_append(&disk_schema, &c.disks, &c.n_disks, (void **)&d, NULL), 0);
+		d->id = strdup(i == 1 ? "y" : "x");
+	}
+	OK(vm_config_remove_device(&c, "x"));
+	EQ(c.n_disks, 1);
+	STR_EQ(c.disks[0].id, "y");
+	vm_config_done(&c);
+}
+
+/* One count for all kinds, in the order in which devices are made; taken names are stepped over. */
+TEST(names)
+{
+	struct vm_config c;
+	struct device_names names = { 0 };
+	char id[DEVICE_ID_BYTES];
+	make(&c);
+	c.memory.shared = true;
+	add_well(&c, "user_devices", &user_device_schema, "socket=/u");
+	add_well(&c, "devices", &device_schema, "path=/d");
+	add_well(&c, "vdpa", &vdpa_schema, "path=/v");
+	add_well(&c, "vsock", &vsock_schema, "cid=3,socket=/s");
+	add_well(&c, "pmem", &pmem_schema, "file=/p");
+	add_well(&c, "fs", &fs_schema, "tag=t,socket=/s,id=_net1");
+	add_well(&c, "net", &net_schema, "");
+	add_well(&c, "disks", &disk_schema, "path=/a");
+	add_well(&c, "disks", &disk_schema, "path=/b,id=mine");
+	EQ(vm_config_name_devices(&c, &names, NULL), 0);
+	STR_EQ(c.disks[0].id, "_disk0");
+	STR_EQ(c.disks[1].id, "mine");
+	STR_EQ(c.net[0].id, "_net2");
+	STR_EQ(c.fs[0].id, "_net1");
+	STR_EQ(c.pmem[0].id, "_pmem3");
+	STR_EQ(c.vsock.id, "_vsock4");
+	STR_EQ(c.vdpa[0].id, "_vdpa5");
+	STR_EQ(c.devices[0].id, "_vfio6");
+	STR_EQ(c.user_devices[0].id, "_vfio_user7");
+	EQ(vm_config_validate(&c, NULL), 0);
+
+	/* A name does not come back when its device is gone. */
+	OK(vm_config_remove_device(&c, "_disk0"));
+	EQ(device_name_next(&names, &c, "_disk", id), 0);
+	STR_EQ(id, "_disk8");
+	EQ(vm_config_name_devices(&c, &names, NULL), 0);
+	EQ(names.n_named, 9);
+	names.n_named = UINT32_MAX;
+	EQ(device_name_next(&names, &c, "_disk", id), -ENOSPC);
+	vm_config_done(&c);
+}
+
+TEST(names_of_any_number)
+{
+	enum { N = 3000 };
+	static char text[N][8];
+	struct names n;
+	uint32_t owner = 0;
+	EQ(names_init(&n, N), 0);
+	for (uint32_t i = 0; i < N; i++) {
+		(void)snprintf(text[i], sizeof text[i], "%x", i);
+		OK(names_add(&n, text[i], i, &owner));
+	}
+	for (uint32_t i = 0; i < N; i++) {
+		char copy[8];
+		memcpy(copy, text[i], sizeof copy);
+		OK(!names_add(&n, copy, 0, &owner));
+		EQ(owner, i);
+	}
+	names_done(&n);
+}
+
+TEST(copies_are_their_own)
+{
+	struct vm_config a, b;
+	make(&a);
+	add_well(&a, "disks", &disk_schema, "path=/a,id=a");
+	add_well(&a, "net", &net_schema, "fd=[7],id=n");
+	EQ(vm_config_copy(&b, &a, NULL), 0);
+	OK(schema_equal(&vm_config_schema, &a, &b));
+	OK(vm_config_remove_device(&b, "a"));
+	EQ(a.n_disks, 1);
+	EQ(b.n_disks, 0);
+	EQ(b.net[0].fds[0], 7);
+	vm_config_done(&a);
+	vm_config_done(&b);
+}
+
+TEST(ram)
+{
+	struct vm_config c;
+	void *zone;
+	make(&c);
+	EQ(vm_config_ram_bytes(&c), 512 << 20);
+	c.memory.hotplugged_size = 1;
+	EQ(vm_config_ram_bytes(&c), 512 << 20);
+	c.memory.has_hotplugged_size = true;
+	EQ(schema_append(&memory_zone_schema, &c.memory.zones, &c.memory.n_zones, &zone, NULL), 0);
+	c.memory.zones[0].size = 2;
+	c.memory.zones[0].hotplugged_size = 4;
+	c.memory.zones[0].has_hotplugged_size = true;
+	EQ(vm_config_ram_bytes(&c), (512 << 20) + 7);
+	c.memory.zones[0].size = UINT64_MAX;
+	OK(vm_config_ram_bytes(&c) == UINT64_MAX);
+	vm_config_done(&c);
+}

@@ -1,0 +1,528 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The states of a VM and what may be asked in each, with guests of a few instructions. Texts are what clients match. */
+#include "backend/terminal.h"
+#include "base/checked.h"
+#include "base/clock.h"
+#include "base/text.h"
+#include "hv_box.h"
+#include "loop/loop.h"
+#include "schema/schema.h"
+#include "tiny_kernel.h"
+#include "vm/events.h"
+#include "vm/vmm.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <jansson.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#define NO_VM "VM is not created\nVmNotCreated"
+#define NOT_RUNNING "VM is not running\nVmNotRunning"
+
+/* Kernels, entered in flat 32-bit mode by their PVH note. */
+GUEST(idle, 32, "1: cli; hlt; jmp 1b");
+GUEST(power_off, 32, "mov $0x600, %dx; mov $0x34, %al; out %al, %dx; 1: cli; hlt; jmp 1b");
+GUEST(lost, 32, "mov $0xd0000000, %eax; jmp *%eax");
+GUEST(reset, 32, "mov $0xfe, %al; out %al, $0x64; 1: cli; hlt; jmp 1b");
+
+struct bench {
+	struct loop *loop;
+	struct events *events;
+	struct vmm *vmm;
+	int events_fd, kernel_fd;
+	struct timer timer;
+	unsigned n_wanted; /* of the event "rebooted" */
+	struct err e;
+};
+
+static void bench_init(struct bench *b, const uint8_t *code, const uint8_t *end)
+{
+	box_need_kvm();
+	*b = (struct bench){ .events_fd = memfd_create("events", MFD_CLOEXEC), .kernel_fd = tiny_kernel_open(code, end) };
+	OK(loop_new(&b->loop, &b->e) == 0);
+	OK(events_open_fd(dup(b->events_fd), &b->events, &b->e) == 0);
+	struct vmm_params p = { .loop = b->loop, .events = b->events };
+	OK(vmm_new(&p, &b->vmm, &b->e) == 0);
+}
+
+static void bench_done(struct bench *b)
+{
+	timer_cancel(&b->timer);
+	vmm_free(b->vmm);
+	events_free(b->events);
+	loop_free(b->loop);
+	(void)close(b->kernel_fd);
+	(void)close(b->events_fd);
+}
+
+static struct vm_config new_config(const struct bench *b)
+{
+	struct vm_config c;
+	char path[64];
+	OK(vm_config_init(&c, NULL) == 0);
+	(void)snprintf(path, sizeof path, "/proc/self/fd/%d", b->kernel_fd);
+	c.has_payload = true;
+	c.payload.kernel = strdup(path);
+	c.memory.size = 64u << 20;
+	c.console.mode = CONSOLE_OFF;
+	return c;
+}
+
+static void create(struct bench *b)
+{
+	struct vm_config c = new_config(b);
+	OK(vmm_create(b->vmm, &c, &b->e) == 0);
+	OK(!c.payload.kernel); /* taken over */
+	vm_config_done(&c);
+}
+
+static json_t *info(struct bench *b)
+{
+	text_scoped t = TEXT_INIT;
+	if (vmm_info(b->vmm, &t, &b->e) < 0)
+		return NULL;
+	json_t *o = json_loads(text_get(&t), 0, NULL);
+	OK(json_is_object(o));
+	return o;
+}
+
+static void expect_state(struct bench *b, const char *state)
+{
+	json_t *o = info(b);
+	STR_EQ(json_string_value(json_object_get(o, "state")), state);
+	/* There is a tree as long as there are devices. */
+	bool has_machine = strcmp(state, "Running") == 0 || strcmp(state, "Paused") == 0;
+	EQ(json_is_object(json_object_get(o, "device_tree")), has_machine);
+	json_decref(o);
+}
+
+/* All of the stream as "source/event[:id] ..."; ends the emitting. */
+static void expect_events(struct bench *b, const char *expected)
+{
+	events_free(b->events);
+	b->events = NULL;
+	static char bytes[1 << 20];
+	text_scoped got = TEXT_INIT;
+	ssize_t n = pread(b->events_fd, bytes, sizeof bytes - 1, 0);
+	OK(n >= 0);
+	bytes[n] = '\0';
+	for (const char *at = bytes, *end; (end = strstr(at, "\n\n")) != NULL; at = end + 2) {
+		json_t *o = json_loadb(at, (size_t)(end - at), 0, NULL);
+		json_t *id = json_object_get(json_object_get(o, "properties"), "id");
+		OK(o);
+		text_appendf(&got, "%s%s/%s%s%s", got.n_bytes ? " " : "", json_string_value(json_object_get(o, "source")),
+		             json_string_value(json_object_get(o, "event")), id ? ":" : "", id ? json_string_value(id) : "");
+		json_decref(o);
+	}
+	STR_EQ(text_get(&got), expected);
+}
+
+/* The VMM and its VM go before the stream ends. */
+static void finish(struct bench *b, const char *expected_events)
+{
+	vmm_free(b->vmm);
+	b->vmm = NULL;
+	expect_events(b, expected_events);
+	bench_done(b);
+}
+
+#define REFUSED(b, call, code_, text_)                                            \
+	do {                                                                      \
+		(b)->e = (struct err){ 0 };                                       \
+		EQ(call, -(code_));                                               \
+		EQ((b)->e.code, code_);                                           \
+		STR_EQ((b)->e.text, text_);                                       \
+	} while (0)
+
+/* --- states ------------------------------------------------------------------------------------------------------------- */
+
+static void refuse_all_that_need_a_machine(struct bench *b)
+{
+	text_scoped t = TEXT_INIT;
+	REFUSED(b, vmm_pause(b->vmm, &b->e), EBUSY, "The VM could not be paused\n" NOT_RUNNING);
+	REFUSED(b, vmm_resume(b->vmm, &b->e), EBUSY, "The VM could not resume\n" NOT_RUNNING);
+	REFUSED(b, vmm_shutdown(b->vmm, &b->e), EBUSY, "The VM could not shutdown\n" NOT_RUNNING);
+	REFUSED(b, vmm_power_button(b->vmm, &b->e), EBUSY, "Error triggering power button\n" NOT_RUNNING);
+	REFUSED(b, vmm_nmi(b->vmm, &b->e), EBUSY, "Error triggering NMI\n" NOT_RUNNING);
+	REFUSED(b, vmm_counters(b->vmm, &t, &b->e), EBUSY, "The VM info is not available\n" NOT_RUNNING);
+	REFUSED(b, vmm_reboot(b->vmm, &b->e), ENOENT, "The VM could not reboot\n" NO_VM);
+}
+
+TEST(without_a_vm_nothing_works_but_delete)
+{
+	struct bench b;
+	struct disk_config disk;
+	struct pci_device_info device;
+	text_scoped t = TEXT_INIT;
+	bench_init(&b, idle, idle_end);
+	OK(schema_init(&disk_schema, &disk, NULL) == 0);
+
+	refuse_all_that_need_a_machine(&b);
+	REFUSED(&b, vmm_boot(b.vmm, &b.e), ENOENT, "The VM could not boot\nVM config is missing\nVmMissingConfig");
+	REFUSED(&b, vmm_info(b.vmm, &t, &b.e), ENOENT, "The VM info is not available\n" NO_VM);
+	REFUSED(&b, vmm_add_disk(b.vmm, &disk, &device, &b.e), ENOENT, "The disk could not be added to the VM\n" NO_VM);
+	REFUSED(&b, vmm_remove_device(b.vmm, "a", &b.e), ENOENT, "The device could not be removed from the VM\n" NO_VM);
+	EQ(vmm_delete(b.vmm, &b.e), 0);
+	OK(!vmm_vm(b.vmm));
+	schema_done(&disk_schema, &disk);
+	finish(&b, "vm/rebooting vm/booting vmm/shutdown");
+}
+
+TEST(a_created_vm_waits_for_its_boot)
+{
+	struct bench b;
+	bench_init(&b, idle, idle_end);
+	create(&b);
+	expect_state(&b, "Created");
+	refuse_all_that_need_a_machine(&b);
+
+	struct vm_config second = new_config(&b);
+	REFUSED(&b, vmm_create(b.vmm, &second, &b.e), EBUSY,
+	        "The VM could not be created\nVM is already created\nVmAlreadyCreated");
+	OK(second.payload.kernel); /* still the caller's */
+	EQ(vmm_delete(b.vmm, &b.e), 0);
+	EQ(vmm_create(b.vmm, &second, &b.e), 0);
+	vm_config_done(&second);
+	expect_state(&b, "Created");
+	finish(&b, "vm/rebooting vm/deleted vm/deleted vmm/shutdown");
+}
+
+TEST(a_configuration_that_breaks_a_rule_is_not_taken)
+{
+	struct bench b;
+	bench_init(&b, idle, idle_end);
+	struct vm_config c = new_config(&b);
+	c.cpus.boot_vcpus = 2;
+	c.cpus.max_vcpus = 1;
+	EQ(vmm_create(b.vmm, &c, &b.e), -EINVAL);
+	STR_HAS(b.e.text, "The VM could not be created\nFailed to validate config\n");
+	OK(!vmm_vm(b.vmm));
+	c.cpus.max_vcpus = 2;
+	EQ(vmm_create(b.vmm, &c, &b.e), 0);
+	vm_config_done(&c);
+	bench_done(&b);
+}
+
+TEST(a_console_that_cannot_be_opened_fails_the_creation)
+{
+	struct bench b;
+	bench_init(&b, idle, idle_end);
+	struct vm_config c = new_config(&b);
+	c.serial.mode = CONSOLE_FILE;
+	c.serial.file = strdup("/no/folder/file");
+	REFUSED(&b, vmm_create(b.vmm, &c, &b.e), EIO,
+	        "The VM could not be created\n--serial: cannot open '/no/folder/file' for output: No such file or directory");
+	OK(!vmm_vm(b.vmm) && c.serial.file);
+	vm_config_done(&c);
+	bench_done(&b);
+}
+
+TEST(a_vm_runs_pauses_and_stops)
+{
+	struct bench b;
+	bench_init(&b, idle, idle_end);
+	create(&b);
+	EQ(vmm_boot(b.vmm, &b.e), 0);
+	expect_state(&b, "Running");
+	REFUSED(&b, vmm_boot(b.vmm, &b.e), EBUSY, "The VM could not boot\ninvalid VM state transition: Running to Running");
+	REFUSED(&b, vmm_resume(b.vmm, &b.e), EBUSY,
+	        "The VM could not resume\nCannot resume VM\nFailed to resume migratable component\n"
+	        "Invalid transition: InvalidStateTransition(Running, Running)");
+	EQ(vmm_nmi(b.vmm, &b.e), 0);
+	EQ(vmm_power_button(b.vmm, &b.e), 0);
+
+	EQ(vmm_pause(b.vmm, &b.e), 0);
+	expect_state(&b, "Paused");
+	REFUSED(&b, vmm_pause(b.vmm, &b.e), EBUSY,
+	        "The VM could not be paused\nCannot pause VM\nFailed to pause migratable component\n"
+	        "Invalid transition: InvalidStateTransition(Paused, Paused)");
+	EQ(vmm_nmi(b.vmm, &b.e), 0);
+	expect_state(&b, "Paused");
+	EQ(vmm_power_button(b.vmm, &b.e), 0);
+	EQ(vmm_resume(b.vmm, &b.e), 0);
+	expect_state(&b, "Running");
+
+	EQ(vmm_shutdown(b.vmm, &b.e), 0);
+	expect_state(&b, "Created");
+	refuse_all_that_need_a_machine(&b);
+	finish(&b, "vm/booting vm/booted vm/booting vm/pausing vm/paused vm/resuming vm/resumed vm/shutdown vm/rebooting "
+	           "vm/deleted vmm/shutdown");
+}
+
+TEST(a_vm_boots_again_and_again)
+{
+	struct bench b;
+	bench_init(&b, idle, idle_end);
+	create(&b);
+	for (int i = 0; i < 3; i++) {
+		EQ(vmm_boot(b.vmm, &b.e), 0);
+		EQ(vmm_shutdown(b.vmm, &b.e), 0);
+	}
+	EQ(vmm_boot(b.vmm, &b.e), 0);
+	EQ(vmm_pause(b.vmm, &b.e), 0);
+	EQ(vmm_reboot(b.vmm, &b.e), 0);
+	expect_state(&b, "Running");
+	EQ(vmm_pause(b.vmm, &b.e), 0);
+	EQ(vmm_boot(b.vmm, &b.e), 0); /* as vm.resume */
+	expect_state(&b, "Running");
+	EQ(vmm_delete(b.vmm, &b.e), 0);
+	EQ(vmm_delete(b.vmm, &b.e), 0);
+	OK(!info(&b));
+	finish(&b, "vm/booting vm/booted vm/shutdown vm/booting vm/booted vm/shutdown vm/booting vm/booted vm/shutdown "
+	           "vm/booting vm/booted vm/pausing vm/paused vm/rebooting vm/rebooted vm/pausing vm/paused "
+	           "vm/booting vm/resuming vm/resumed vm/booted vm/shutdown vm/deleted vmm/shutdown");
+}
+
+TEST(a_boot_that_fails_may_be_tried_again)
+{
+	struct bench b;
+	bench_init(&b, idle, idle_end);
+	create(&b);
+	uint8_t first;
+	OK(pread(b.kernel_fd, &first, 1, 0) == 1 && pwrite(b.kernel_fd, "x", 1, 0) == 1);
+	EQ(vmm_boot(b.vmm, &b.e), -EIO); /* neither the client's mistake nor a thing that is not there */
+	STR_HAS(b.e.text, "The VM could not boot\nkernel '/proc/self/fd/");
+	expect_state(&b, "Created");
+	refuse_all_that_need_a_machine(&b);
+	OK(pwrite(b.kernel_fd, &first, 1, 0) == 1);
+	EQ(vmm_boot(b.vmm, &b.e), 0);
+	finish(&b, "vm/booting vm/rebooting vm/booting vm/booted vm/shutdown vm/deleted vmm/shutdown");
+}
+
+/* --- what guests do -------------------------------------------------------------------------------------------------------- */
+
+TEST(a_power_off_ends_the_run)
+{
+	struct bench b;
+	bench_init(&b, power_off, power_off_end);
+	create(&b);
+	EQ(vmm_boot(b.vmm, &b.e), 0);
+	EQ(vmm_run(b.vmm, true, &b.e), 0);
+	OK(!vmm_vm(b.vmm) && !vmm_report(b.vmm));
+	finish(&b, "vm/booting vm/booted vm/shutdown vm/deleted vmm/shutdown");
+}
+
+TEST(a_vcpu_that_cannot_go_on_ends_the_run_with_a_report)
+{
+	struct bench b;
+	bench_init(&b, lost, lost_end);
+	create(&b);
+	EQ(vmm_boot(b.vmm, &b.e), 0);
+	EQ(vmm_run(b.vmm, true, &b.e), -EIO);
+	STR_EQ(b.e.text, "the machine cannot go on");
+	STR_HAS(vmm_report(b.vmm), "vcpu0 cannot go on");
+	STR_HAS(vmm_report(b.vmm), "rip 00000000d0000000");
+	finish(&b, "vm/booting vm/booted vm/shutdown vm/deleted vmm/shutdown");
+}
+
+static void stop_after_power_off(struct timer *t)
+{
+	struct bench *b = container_of(t, struct bench, timer);
+	if (vm_state(vmm_vm(b->vmm)) == VM_RUNNING) {
+		timer_set(b->loop, t, clock_now_ns() + NS_PER_MS, stop_after_power_off);
+		return;
+	}
+	expect_state(b, "Shutdown");
+	refuse_all_that_need_a_machine(b);
+	if (b->n_wanted-- == 0) {
+		vmm_stop(b->vmm);
+		return;
+	}
+	EQ(vmm_boot(b->vmm, &b->e), 0);
+	timer_set(b->loop, t, clock_now_ns() + NS_PER_MS, stop_after_power_off);
+}
+
+TEST(a_power_off_leaves_the_vm_when_that_is_asked_for)
+{
+	struct bench b;
+	bench_init(&b, power_off, power_off_end);
+	create(&b);
+	EQ(vmm_boot(b.vmm, &b.e), 0);
+	b.n_wanted = 1;
+	timer_set(b.loop, &b.timer, 0, stop_after_power_off);
+	EQ(vmm_run(b.vmm, false, &b.e), 0);
+	finish(&b, "vm/booting vm/booted vm/shutdown vm/rebooting vm/booting vm/booted vm/shutdown vm/rebooting vm/deleted "
+	           "vmm/shutdown");
+}
+
+static void stop_after_reboots(struct timer *t)
+{
+	struct bench *b = container_of(t, struct bench, timer);
+	char bytes[4096] = "";
+	unsigned n = 0;
+	OK(pread(b->events_fd, bytes, sizeof bytes - 1, 0) >= 0);
+	for (const char *at = bytes; (at = strstr(at, "\"rebooted\"")) != NULL; at++)
+		n++;
+	if (n >= b->n_wanted)
+		vmm_stop(b->vmm);
+	else
+		timer_set(b->loop, t, clock_now_ns() + NS_PER_MS, stop_after_reboots);
+}
+
+TEST(a_reset_boots_again_until_the_vmm_is_stopped)
+{
+	struct bench b;
+	bench_init(&b, reset, reset_end);
+	create(&b);
+	EQ(vmm_boot(b.vmm, &b.e), 0);
+	b.n_wanted = 2;
+	timer_set(b.loop, &b.timer, 0, stop_after_reboots);
+	EQ(vmm_run(b.vmm, true, &b.e), 0);
+	bench_done(&b);
+}
+
+static void resume_later(struct timer *t)
+{
+	struct bench *b = container_of(t, struct bench, timer);
+	expect_state(b, "Paused");
+	EQ(vmm_resume(b->vmm, &b->e), 0);
+}
+
+/* What the guest asked for before it was paused is not done to a paused VM, and not forgotten. */
+TEST(a_pause_holds_a_power_off_back)
+{
+	struct bench b;
+	bench_init(&b, power_off, power_off_end);
+	create(&b);
+	EQ(vmm_boot(b.vmm, &b.e), 0);
+	test_sleep_us(300000); /* the guest is done; its message waits for the loop */
+	EQ(vmm_pause(b.vmm, &b.e), 0);
+	timer_set(b.loop, &b.timer, 0, resume_later);
+	EQ(vmm_run(b.vmm, true, &b.e), 0);
+	finish(&b, "vm/booting vm/booted vm/pausing vm/paused vm/resuming vm/resumed vm/shutdown vm/deleted vmm/shutdown");
+}
+
+/* --- devices and answers ----------------------------------------------------------------------------------------------- */
+
+static struct disk_config new_disk(const char *id, const char *path)
+{
+	struct disk_config d;
+	OK(schema_init(&disk_schema, &d, NULL) == 0);
+	d.id = id ? strdup(id) : NULL;
+	d.path = strdup(path);
+	d.image_type = IMAGE_RAW;
+	return d;
+}
+
+static int add(struct bench *b, const char *id, const char *path, struct pci_device_info *ret)
+{
+	struct disk_config d = new_disk(id, path);
+	int rc = vmm_add_disk(b->vmm, &d, ret, &b->e);
+	schema_done(&disk_schema, &d);
+	return rc;
+}
+
+static char *new_image(void)
+{
+	static char path[] = "/tmp/varan-vmm-disk-XXXXXX";
+	memcpy(path + sizeof path - 7, "XXXXXX", 6);
+	int fd = mkstemp(path);
+	OK(fd >= 0 && ftruncate(fd, 1 << 20) == 0);
+	(void)close(fd);
+	return path;
+}
+
+static size_t count_disks(struct bench *b)
+{
+	json_t *o = info(b);
+	size_t n = json_array_size(json_object_get(json_object_get(o, "config"), "disks"));
+	json_decref(o);
+	return n;
+}
+
+TEST(before_boot_disks_come_and_go_in_the_configuration)
+{
+	struct bench b;
+	struct pci_device_info device;
+	bench_init(&b, idle, idle_end);
+	create(&b);
+	EQ(add(&b, "a", "/no/disk/a", &device), 0);
+	STR_EQ(device.id, "a");
+	STR_EQ(device.bdf, "");
+	EQ(add(&b, NULL, "/no/disk/b", &device), 0);
+	EQ(count_disks(&b), 2);
+	EQ(add(&b, "a", "/no/disk/c", &device), -EEXIST);
+	STR_EQ(b.e.text, "The disk could not be added to the VM\nFailed to validate config\nIdentifier a is not unique");
+	EQ(count_disks(&b), 2);
+
+	REFUSED(&b, vmm_remove_device(b.vmm, "b", &b.e), ENOENT,
+	        "The device could not be removed from the VM\nNo device with id \"b\" to remove");
+	EQ(vmm_remove_device(b.vmm, "a", &b.e), 0);
+	EQ(count_disks(&b), 1);
+	EQ(vmm_remove_device(b.vmm, "a", &b.e), -ENOENT);
+	bench_done(&b);
+}
+
+TEST(a_running_vm_takes_disks_and_names_them)
+{
+	struct bench b;
+	struct pci_device_info device;
+	char *path = new_image();
+	bench_init(&b, idle, idle_end);
+	create(&b);
+	EQ(vmm_boot(b.vmm, &b.e), 0);
+	EQ(add(&b, NULL, path, &device), 0);
+	STR_EQ(device.id, "_disk0");
+	STR_HAS(device.bdf, "0000:00:");
+	EQ(count_disks(&b), 1);
+	EQ(add(&b, "_disk0", path, &device), -EEXIST);
+	EQ(add(&b, "other", "/no/disk", &device), -EIO);
+	STR_HAS(b.e.text, "The disk could not be added to the VM\nError from device manager\n");
+	EQ(count_disks(&b), 1);
+
+	text_scoped counters = TEXT_INIT;
+	EQ(vmm_counters(b.vmm, &counters, &b.e), 0);
+	json_t *o = json_loads(text_get(&counters), 0, NULL), *disk = json_object_get(o, "_disk0");
+	EQ(json_object_size(disk), 10);
+	EQ(json_integer_value(json_object_get(disk, "read_bytes")), 0);
+	OK(json_is_integer(json_object_get(disk, "write_latency_avg")));
+	json_decref(o);
+
+	/* This guest never lets go; the machine's end does. */
+	EQ(vmm_remove_device(b.vmm, "_disk0", &b.e), 0);
+	OK(vmm_remove_device(b.vmm, "_disk0", &b.e) < 0);
+	STR_HAS(b.e.text, "The device could not be removed from the VM\nError from device manager\n");
+	EQ(vmm_remove_device(b.vmm, "other", &b.e), -ENOENT);
+	EQ(count_disks(&b), 1);
+	EQ(vmm_reboot(b.vmm, &b.e), 0);
+	EQ(count_disks(&b), 0);
+	EQ(add(&b, NULL, path, &device), 0);
+	STR_EQ(device.id, "_disk1"); /* names are not used again */
+	EQ(vmm_reboot(b.vmm, &b.e), 0);
+	EQ(count_disks(&b), 1);
+	finish(&b, "vm/booting vm/booted vm/rebooting vm/device-removed:_disk0 vm/rebooted vm/rebooting vm/rebooted vm/shutdown "
+	           "vm/deleted vmm/shutdown");
+	OK(unlink(path) == 0);
+}
+
+TEST(info_is_the_configuration_and_more)
+{
+	struct bench b;
+	bench_init(&b, idle, idle_end);
+	struct vm_config c = new_config(&b);
+	c.serial.mode = CONSOLE_PTY;
+	EQ(vmm_create(b.vmm, &c, &b.e), 0);
+	for (int i = 0; i < 2; i++) {
+		json_t *o = info(&b), *config = json_object_get(o, "config"), *serial = json_object_get(config, "serial");
+		EQ(json_integer_value(json_object_get(o, "memory_actual_size")), 64 << 20);
+		EQ(json_integer_value(json_object_get(json_object_get(config, "memory"), "size")), 64 << 20);
+		STR_EQ(json_string_value(json_object_get(serial, "mode")), "Pty");
+		STR_EQ(json_string_value(json_object_get(serial, "file")), vm_serial_path(vmm_vm(b.vmm)));
+		OK(access(json_string_value(json_object_get(serial, "file")), F_OK) == 0);
+		OK(!json_object_get(json_object_get(config, "console"), "file"));
+		json_decref(o);
+		EQ(i == 0 ? vmm_boot(b.vmm, &b.e) : 0, 0);
+	}
+	/* What info says can be created again. */
+	text_scoped t = TEXT_INIT;
+	EQ(vmm_info(b.vmm, &t, &b.e), 0);
+	json_t *o = json_loads(text_get(&t), 0, NULL);
+	char *config = json_dumps(json_object_get(o, "config"), JSON_COMPACT);
+	EQ(schema_parse_json(&vm_config_schema, config, strlen(config), 0, &c, &b.e), 0);
+	vm_config_done(&c);
+	free(config);
+	json_decref(o);
+	bench_done(&b);
+}
