@@ -4,8 +4,8 @@
 
 _varan_options() { # context
 	case $1 in
-	'varan') REPLY='--kernel --firmware --initramfs --cmdline --cpus --platform --memory --memory-zone --rate-limit-group --disk --net --rng --balloon --fs --pmem --serial --console --debug-console --device --user-device --vdpa --vsock --pvpanic --watchdog --tpm --sgx-epc --numa --pci-segment --machine --api-socket --event-monitor --restore --seccomp --landlock --landlock-rules --no-shutdown --dry-run --log-file --log-format --version --help ' ;;
-	'cloud-hypervisor') REPLY='--kernel --firmware --initramfs --cmdline --cpus --platform --memory --memory-zone --rate-limit-group --disk --net --rng --balloon --fs --pmem --serial --console --debug-console --device --user-device --vdpa --vsock --pvpanic --watchdog --tpm --sgx-epc --numa --pci-segment --machine --api-socket --event-monitor --restore --seccomp --landlock --landlock-rules --no-shutdown --dry-run --log-file --log-format --version --help ' ;;
+	'varan') REPLY='--kernel --firmware --initramfs --cmdline --cpus --platform --memory --memory-zone --rate-limit-group --disk --net --rng --balloon --fs --generic-vhost-user --pmem --serial --console --debug-console --device --user-device --vdpa --vsock --rtc --pvpanic --watchdog --tpm --sgx-epc --numa --pci-segment --machine --api-socket --event-monitor --restore --seccomp --landlock --landlock-rules --no-shutdown --dry-run --log-file --log-format --version --help ' ;;
+	'cloud-hypervisor') REPLY='--kernel --firmware --initramfs --cmdline --cpus --platform --memory --memory-zone --rate-limit-group --disk --net --rng --balloon --fs --generic-vhost-user --pmem --serial --console --debug-console --device --user-device --vdpa --vsock --rtc --pvpanic --watchdog --tpm --sgx-epc --numa --pci-segment --machine --api-socket --event-monitor --restore --seccomp --landlock --landlock-rules --no-shutdown --dry-run --log-file --log-format --version --help ' ;;
 	'varan remote') REPLY='--api-socket --json --timeout --version --help ' ;;
 	'varan remote add-device') REPLY='--api-socket --json --timeout --help ' ;;
 	'varan remote add-disk') REPLY='--api-socket --json --timeout --help ' ;;
@@ -83,24 +83,26 @@ _varan_takes() { # context, option; no option: the first bare word
 	'varan --firmware') REPLY='@' ;;
 	'varan --initramfs') REPLY='@' ;;
 	'varan --cmdline') REPLY='' ;;
-	'varan --cpus') REPLY='boot= max= topology= kvm_hyperv=on|off max_phys_bits= affinity= features= nested=on|off core_scheduling=off|vm|vcpu' ;;
-	'varan --platform') REPLY='num_pci_segments= iommu_segments= iommu_address_width= serial_number= uuid= oem_strings= system_manufacturer= system_product_name= system_version= system_serial_number= system_uuid= system_sku_number= system_family= chassis_asset_tag= iommufd=on|off vfio_p2p_dma=on|off' ;;
+	'varan --cpus') REPLY='boot= max= topology= kvm_hyperv=on|off max_phys_bits= affinity= features= nested=on|off core_scheduling=off|vm|vcpu profile=host' ;;
+	'varan --platform') REPLY='num_pci_segments= iommu_segments= iommu_address_width= serial_number= uuid= oem_strings= system_manufacturer= system_product_name= system_version= system_serial_number= system_uuid= system_sku_number= system_family= chassis_asset_tag= iommufd=on|off vfio_p2p_dma=on|off iommufd_fd=' ;;
 	'varan --memory') REPLY='size= mergeable=on|off hotplug_method=acpi|virtio-mem hotplug_size= hotplugged_size= shared=on|off hugepages=on|off hugepage_size= prefault=on|off reserve=on|off thp=on|off' ;;
 	'varan --memory-zone') REPLY='+id= size= file=@ shared=on|off hugepages=on|off hugepage_size= host_numa_node= hotplug_size= hotplugged_size= prefault=on|off reserve=on|off' ;;
 	'varan --rate-limit-group') REPLY='+id= bw_size= bw_one_time_burst= bw_refill_time= ops_size= ops_one_time_burst= ops_refill_time=' ;;
 	'varan --disk') REPLY='+path=@ readonly=on|off direct=on|off iommu=on|off queue_size= num_queues= vhost_user=on|off socket=@ id= _disable_io_uring=on|off _disable_aio=on|off pci_segment= pci_device_id= rate_limit_group= bw_size= bw_one_time_burst= bw_refill_time= ops_size= ops_one_time_burst= ops_refill_time= serial= queue_affinity= backing_files=on|off sparse=on|off image_type=raw|qcow2|vhd|vhdx|vmdk lock_granularity=byte-range|full' ;;
 	'varan --net') REPLY='+tap= ip= mask= mac= host_mac= offload_tso=on|off offload_ufo=on|off offload_csum=on|off mtu= iommu=on|off queue_size= num_queues= vhost_user=on|off socket=@ vhost_mode=client|server id= fd= pci_segment= pci_device_id= bw_size= bw_one_time_burst= bw_refill_time= ops_size= ops_one_time_burst= ops_refill_time=' ;;
 	'varan --rng') REPLY='src=@ iommu=on|off' ;;
-	'varan --balloon') REPLY='size= deflate_on_oom=on|off free_page_reporting=on|off' ;;
+	'varan --balloon') REPLY='size= deflate_on_oom=on|off free_page_reporting=on|off id= pci_segment= pci_device_id= iommu=on|off' ;;
 	'varan --fs') REPLY='+tag= socket=@ queue_size= num_queues= id= pci_segment= pci_device_id=' ;;
+	'varan --generic-vhost-user') REPLY='+socket=@ queue_sizes= device_type= id= pci_segment= pci_device_id=' ;;
 	'varan --pmem') REPLY='+file=@ size= iommu=on|off discard_writes=on|off id= pci_segment= pci_device_id=' ;;
 	'varan --serial') REPLY='off pty tty null file=@ socket=@ iommu=on|off' ;;
-	'varan --console') REPLY='off pty tty null file=@ socket=@ iommu=on|off' ;;
+	'varan --console') REPLY='off pty tty null file=@ socket=@ iommu=on|off id= pci_segment= pci_device_id=' ;;
 	'varan --debug-console') REPLY='off pty tty null file=@ iobase=' ;;
-	'varan --device') REPLY='+path=@ iommu=on|off id= pci_segment= pci_device_id= x_nv_gpudirect_clique= x_exclude_mmap_bars=' ;;
+	'varan --device') REPLY='+fd= path=@ iommu=on|off id= pci_segment= pci_device_id= x_nv_gpudirect_clique= x_exclude_mmap_bars=' ;;
 	'varan --user-device') REPLY='+socket=@ id= pci_segment= pci_device_id=' ;;
 	'varan --vdpa') REPLY='+path=@ num_queues= iommu=on|off id= pci_segment= pci_device_id=' ;;
 	'varan --vsock') REPLY='socket=@ iommu=on|off cid= id= pci_segment= pci_device_id=' ;;
+	'varan --rtc') REPLY='id= pci_segment= pci_device_id= iommu=on|off' ;;
 	'varan --pvpanic') REPLY='-' ;;
 	'varan --watchdog') REPLY='-' ;;
 	'varan --tpm') REPLY='socket=@' ;;
@@ -110,7 +112,7 @@ _varan_takes() { # context, option; no option: the first bare word
 	'varan --machine') REPLY='transport=pci|mmio irqchip=split|kernel map_kernel=off|readonly|all acpi=on|off' ;;
 	'varan --api-socket') REPLY='@' ;;
 	'varan --event-monitor') REPLY='' ;;
-	'varan --restore') REPLY='source_url=@ prefault=on|off net_fds= memory_restore_mode=copy|ondemand resume=on|off' ;;
+	'varan --restore') REPLY='source_url=@ prefault=on|off net_fds= memory_restore_mode=copy|ondemand resume=on|off zone_updates= vfio_fds= iommufd_fd=' ;;
 	'varan --seccomp') REPLY='true false log' ;;
 	'varan --landlock') REPLY='-' ;;
 	'varan --landlock-rules') REPLY='+path=@ access=' ;;
@@ -124,24 +126,26 @@ _varan_takes() { # context, option; no option: the first bare word
 	'cloud-hypervisor --firmware') REPLY='@' ;;
 	'cloud-hypervisor --initramfs') REPLY='@' ;;
 	'cloud-hypervisor --cmdline') REPLY='' ;;
-	'cloud-hypervisor --cpus') REPLY='boot= max= topology= kvm_hyperv=on|off max_phys_bits= affinity= features= nested=on|off core_scheduling=off|vm|vcpu' ;;
-	'cloud-hypervisor --platform') REPLY='num_pci_segments= iommu_segments= iommu_address_width= serial_number= uuid= oem_strings= system_manufacturer= system_product_name= system_version= system_serial_number= system_uuid= system_sku_number= system_family= chassis_asset_tag= iommufd=on|off vfio_p2p_dma=on|off' ;;
+	'cloud-hypervisor --cpus') REPLY='boot= max= topology= kvm_hyperv=on|off max_phys_bits= affinity= features= nested=on|off core_scheduling=off|vm|vcpu profile=host' ;;
+	'cloud-hypervisor --platform') REPLY='num_pci_segments= iommu_segments= iommu_address_width= serial_number= uuid= oem_strings= system_manufacturer= system_product_name= system_version= system_serial_number= system_uuid= system_sku_number= system_family= chassis_asset_tag= iommufd=on|off vfio_p2p_dma=on|off iommufd_fd=' ;;
 	'cloud-hypervisor --memory') REPLY='size= mergeable=on|off hotplug_method=acpi|virtio-mem hotplug_size= hotplugged_size= shared=on|off hugepages=on|off hugepage_size= prefault=on|off reserve=on|off thp=on|off' ;;
 	'cloud-hypervisor --memory-zone') REPLY='+id= size= file=@ shared=on|off hugepages=on|off hugepage_size= host_numa_node= hotplug_size= hotplugged_size= prefault=on|off reserve=on|off' ;;
 	'cloud-hypervisor --rate-limit-group') REPLY='+id= bw_size= bw_one_time_burst= bw_refill_time= ops_size= ops_one_time_burst= ops_refill_time=' ;;
 	'cloud-hypervisor --disk') REPLY='+path=@ readonly=on|off direct=on|off iommu=on|off queue_size= num_queues= vhost_user=on|off socket=@ id= _disable_io_uring=on|off _disable_aio=on|off pci_segment= pci_device_id= rate_limit_group= bw_size= bw_one_time_burst= bw_refill_time= ops_size= ops_one_time_burst= ops_refill_time= serial= queue_affinity= backing_files=on|off sparse=on|off image_type=raw|qcow2|vhd|vhdx|vmdk lock_granularity=byte-range|full' ;;
 	'cloud-hypervisor --net') REPLY='+tap= ip= mask= mac= host_mac= offload_tso=on|off offload_ufo=on|off offload_csum=on|off mtu= iommu=on|off queue_size= num_queues= vhost_user=on|off socket=@ vhost_mode=client|server id= fd= pci_segment= pci_device_id= bw_size= bw_one_time_burst= bw_refill_time= ops_size= ops_one_time_burst= ops_refill_time=' ;;
 	'cloud-hypervisor --rng') REPLY='src=@ iommu=on|off' ;;
-	'cloud-hypervisor --balloon') REPLY='size= deflate_on_oom=on|off free_page_reporting=on|off' ;;
+	'cloud-hypervisor --balloon') REPLY='size= deflate_on_oom=on|off free_page_reporting=on|off id= pci_segment= pci_device_id= iommu=on|off' ;;
 	'cloud-hypervisor --fs') REPLY='+tag= socket=@ queue_size= num_queues= id= pci_segment= pci_device_id=' ;;
+	'cloud-hypervisor --generic-vhost-user') REPLY='+socket=@ queue_sizes= device_type= id= pci_segment= pci_device_id=' ;;
 	'cloud-hypervisor --pmem') REPLY='+file=@ size= iommu=on|off discard_writes=on|off id= pci_segment= pci_device_id=' ;;
 	'cloud-hypervisor --serial') REPLY='off pty tty null file=@ socket=@ iommu=on|off' ;;
-	'cloud-hypervisor --console') REPLY='off pty tty null file=@ socket=@ iommu=on|off' ;;
+	'cloud-hypervisor --console') REPLY='off pty tty null file=@ socket=@ iommu=on|off id= pci_segment= pci_device_id=' ;;
 	'cloud-hypervisor --debug-console') REPLY='off pty tty null file=@ iobase=' ;;
-	'cloud-hypervisor --device') REPLY='+path=@ iommu=on|off id= pci_segment= pci_device_id= x_nv_gpudirect_clique= x_exclude_mmap_bars=' ;;
+	'cloud-hypervisor --device') REPLY='+fd= path=@ iommu=on|off id= pci_segment= pci_device_id= x_nv_gpudirect_clique= x_exclude_mmap_bars=' ;;
 	'cloud-hypervisor --user-device') REPLY='+socket=@ id= pci_segment= pci_device_id=' ;;
 	'cloud-hypervisor --vdpa') REPLY='+path=@ num_queues= iommu=on|off id= pci_segment= pci_device_id=' ;;
 	'cloud-hypervisor --vsock') REPLY='socket=@ iommu=on|off cid= id= pci_segment= pci_device_id=' ;;
+	'cloud-hypervisor --rtc') REPLY='id= pci_segment= pci_device_id= iommu=on|off' ;;
 	'cloud-hypervisor --pvpanic') REPLY='-' ;;
 	'cloud-hypervisor --watchdog') REPLY='-' ;;
 	'cloud-hypervisor --tpm') REPLY='socket=@' ;;
@@ -151,7 +155,7 @@ _varan_takes() { # context, option; no option: the first bare word
 	'cloud-hypervisor --machine') REPLY='transport=pci|mmio irqchip=split|kernel map_kernel=off|readonly|all acpi=on|off' ;;
 	'cloud-hypervisor --api-socket') REPLY='@' ;;
 	'cloud-hypervisor --event-monitor') REPLY='' ;;
-	'cloud-hypervisor --restore') REPLY='source_url=@ prefault=on|off net_fds= memory_restore_mode=copy|ondemand resume=on|off' ;;
+	'cloud-hypervisor --restore') REPLY='source_url=@ prefault=on|off net_fds= memory_restore_mode=copy|ondemand resume=on|off zone_updates= vfio_fds= iommufd_fd=' ;;
 	'cloud-hypervisor --seccomp') REPLY='true false log' ;;
 	'cloud-hypervisor --landlock') REPLY='-' ;;
 	'cloud-hypervisor --landlock-rules') REPLY='+path=@ access=' ;;
@@ -167,7 +171,7 @@ _varan_takes() { # context, option; no option: the first bare word
 	'varan remote --version') REPLY='-' ;;
 	'varan remote --help') REPLY='-' ;;
 	'varan remote ') REPLY='add-device add-disk add-fs add-generic-vhost-user add-net add-pmem add-user-device add-vdpa add-vsock boot coredump counters create delete events info nmi pause ping power-button reboot receive-migration remove-device resize resize-disk resize-zone restore resume send-migration shutdown shutdown-vmm snapshot ' ;;
-	'varan remote add-device ') REPLY='path=@ iommu=on|off id= pci_segment= pci_device_id= x_nv_gpudirect_clique= x_exclude_mmap_bars=' ;;
+	'varan remote add-device ') REPLY='fd= path=@ iommu=on|off id= pci_segment= pci_device_id= x_nv_gpudirect_clique= x_exclude_mmap_bars=' ;;
 	'varan remote add-device --api-socket') REPLY='@' ;;
 	'varan remote add-device --json') REPLY='-' ;;
 	'varan remote add-device --timeout') REPLY='' ;;
@@ -182,7 +186,7 @@ _varan_takes() { # context, option; no option: the first bare word
 	'varan remote add-fs --json') REPLY='-' ;;
 	'varan remote add-fs --timeout') REPLY='' ;;
 	'varan remote add-fs --help') REPLY='-' ;;
-	'varan remote add-generic-vhost-user ') REPLY='socket=@ device_type= queue_sizes= id= pci_segment= pci_device_id=' ;;
+	'varan remote add-generic-vhost-user ') REPLY='socket=@ queue_sizes= device_type= id= pci_segment= pci_device_id=' ;;
 	'varan remote add-generic-vhost-user --api-socket') REPLY='@' ;;
 	'varan remote add-generic-vhost-user --json') REPLY='-' ;;
 	'varan remote add-generic-vhost-user --timeout') REPLY='' ;;
@@ -294,7 +298,7 @@ _varan_takes() { # context, option; no option: the first bare word
 	'varan remote resize-zone --json') REPLY='-' ;;
 	'varan remote resize-zone --timeout') REPLY='' ;;
 	'varan remote resize-zone --help') REPLY='-' ;;
-	'varan remote restore ') REPLY='source_url=@ prefault=on|off net_fds= memory_restore_mode=copy|ondemand resume=on|off' ;;
+	'varan remote restore ') REPLY='source_url=@ prefault=on|off net_fds= memory_restore_mode=copy|ondemand resume=on|off zone_updates= vfio_fds= iommufd_fd=' ;;
 	'varan remote restore --api-socket') REPLY='@' ;;
 	'varan remote restore --json') REPLY='-' ;;
 	'varan remote restore --timeout') REPLY='' ;;
@@ -325,13 +329,13 @@ _varan_takes() { # context, option; no option: the first bare word
 	'ch-remote --version') REPLY='-' ;;
 	'ch-remote --help') REPLY='-' ;;
 	'ch-remote ') REPLY='add-device add-disk add-fs add-generic-vhost-user add-net add-pmem add-user-device add-vdpa add-vsock boot coredump counters create delete info nmi pause ping power-button reboot receive-migration remove-device resize resize-disk resize-zone restore resume send-migration shutdown shutdown-vmm snapshot ' ;;
-	'ch-remote add-device ') REPLY='path=@ iommu=on|off id= pci_segment= pci_device_id= x_nv_gpudirect_clique= x_exclude_mmap_bars=' ;;
+	'ch-remote add-device ') REPLY='fd= path=@ iommu=on|off id= pci_segment= pci_device_id= x_nv_gpudirect_clique= x_exclude_mmap_bars=' ;;
 	'ch-remote add-device --help') REPLY='-' ;;
 	'ch-remote add-disk ') REPLY='path=@ readonly=on|off direct=on|off iommu=on|off queue_size= num_queues= vhost_user=on|off socket=@ id= _disable_io_uring=on|off _disable_aio=on|off pci_segment= pci_device_id= rate_limit_group= bw_size= bw_one_time_burst= bw_refill_time= ops_size= ops_one_time_burst= ops_refill_time= serial= queue_affinity= backing_files=on|off sparse=on|off image_type=raw|qcow2|vhd|vhdx|vmdk lock_granularity=byte-range|full' ;;
 	'ch-remote add-disk --help') REPLY='-' ;;
 	'ch-remote add-fs ') REPLY='tag= socket=@ queue_size= num_queues= id= pci_segment= pci_device_id=' ;;
 	'ch-remote add-fs --help') REPLY='-' ;;
-	'ch-remote add-generic-vhost-user ') REPLY='socket=@ device_type= queue_sizes= id= pci_segment= pci_device_id=' ;;
+	'ch-remote add-generic-vhost-user ') REPLY='socket=@ queue_sizes= device_type= id= pci_segment= pci_device_id=' ;;
 	'ch-remote add-generic-vhost-user --help') REPLY='-' ;;
 	'ch-remote add-net ') REPLY='tap= ip= mask= mac= host_mac= offload_tso=on|off offload_ufo=on|off offload_csum=on|off mtu= iommu=on|off queue_size= num_queues= vhost_user=on|off socket=@ vhost_mode=client|server id= fd= pci_segment= pci_device_id= bw_size= bw_one_time_burst= bw_refill_time= ops_size= ops_one_time_burst= ops_refill_time=' ;;
 	'ch-remote add-net --help') REPLY='-' ;;
@@ -370,7 +374,7 @@ _varan_takes() { # context, option; no option: the first bare word
 	'ch-remote resize-zone --id') REPLY='' ;;
 	'ch-remote resize-zone --size') REPLY='' ;;
 	'ch-remote resize-zone --help') REPLY='-' ;;
-	'ch-remote restore ') REPLY='source_url=@ prefault=on|off net_fds= memory_restore_mode=copy|ondemand resume=on|off' ;;
+	'ch-remote restore ') REPLY='source_url=@ prefault=on|off net_fds= memory_restore_mode=copy|ondemand resume=on|off zone_updates= vfio_fds= iommufd_fd=' ;;
 	'ch-remote restore --help') REPLY='-' ;;
 	'ch-remote resume --help') REPLY='-' ;;
 	'ch-remote send-migration ') REPLY='destination_url= local=on|off downtime_ms= timeout_s= timeout_strategy=cancel|ignore connections= tls_dir=@ memory_mode=precopy|postcopy' ;;
@@ -385,26 +389,73 @@ _varan_takes() { # context, option; no option: the first bare word
 	esac
 }
 
-# Adds the candidates that begin with what is there, less what readline leaves alone in front of a word break.
+# Splits the line into words as they were typed, and notes where readline begins to replace: behind the last word break
+# that is not escaped. Fails inside quotes, and behind them: what readline takes for the word then is another thing.
+_varan_split() { # line
+	local line=$1 i c quote= is_quoted=
+	words=() cur= kept=
+	for ((i = 0; i < ${#line}; i++)); do
+		c=${line:i:1}
+		case $quote$c in
+		\\ | \"\\)
+			((++i))
+			cur+=$c${line:i:1}
+			;;
+		\' | \")
+			quote=$c is_quoted=1 cur+=$c
+			;;
+		\'\' | \"\")
+			quote= cur+=$c
+			;;
+		' ' | $'\t' | $'\n')
+			[[ $cur ]] && words+=("$cur")
+			cur= kept= is_quoted=
+			;;
+		*)
+			cur+=$c
+			[[ ! $quote && $COMP_WORDBREAKS == *"$c"* ]] && kept=$cur
+			;;
+		esac
+	done
+	[[ ! $is_quoted ]]
+}
+
+# Adds the candidates that begin with what is there, less what readline leaves alone.
 _varan_add() { # prefix, candidates...
-	local prefix=$1 breaks= kept= word
+	local prefix=$1 word
 	shift
-	[[ $COMP_WORDBREAKS == *=* ]] && breaks+='='
-	[[ $COMP_WORDBREAKS == *:* ]] && breaks+=':'
-	[[ $breaks ]] && kept=${cur%"${cur##*[$breaks]}"}
 	for word; do
 		word=$prefix$word
 		[[ $word == "$cur"* ]] && COMPREPLY+=("${word#"$kept"}")
 	done
 }
 
-_varan_add_paths() { # prefix, start of the path
-	local path paths=()
-	while IFS= read -r path; do
-		if [[ -d $path ]]; then paths+=("$path/"); else paths+=("$path"); fi
-	done < <(compgen -f -- "$2")
+# Names come from anywhere and may hold anything, so what is added to the line is quoted for the shell.
+_varan_add_paths() { # prefix, start of the path as it was typed, whether it is a value among others
+	local typed=$2 start= i c path paths rest options
+	for ((i = 0; i < ${#typed}; i++)); do
+		c=${typed:i:1}
+		case $c in
+		\\) ((++i)) ;;
+		[\$\`]) return ;; # only the shell knows what it will be
+		esac
+		start+=${typed:i:1}
+	done
+	[[ $typed == '~/'* ]] && start=$HOME${start#\~}
+	options=$(shopt -p nullglob failglob)
+	shopt -s nullglob
+	shopt -u failglob
+	paths=("$start"*)
+	eval "$options"
 	compopt -o nospace 2>/dev/null
-	_varan_add "$1" "${paths[@]}"
+	for path in ${paths[@]+"${paths[@]}"}; do
+		[[ $path == "$start"* ]] || continue
+		rest=${path#"$start"}
+		[[ ${3-} && $rest == *[],\"[]* ]] && continue # not to be said without quotes of our own
+		[[ $rest ]] && printf -v rest %q "$rest"
+		[[ -d $path ]] && rest+=/
+		_varan_add "$1" "$typed$rest"
+	done
 }
 
 _varan_add_values() { # what the option takes, prefix, start of the value
@@ -432,7 +483,7 @@ _varan_add_values() { # what the option takes, prefix, start of the value
 		[[ $word == "$key"=* ]] || continue
 		choices=${word#*=}
 		if [[ $choices == @ ]]; then
-			_varan_add_paths "$prefix$key=" "$value"
+			_varan_add_paths "$prefix$key=" "$value" 1
 		else
 			compopt -o nospace 2>/dev/null
 			_varan_add "$prefix$key=" ${choices//|/ }
@@ -441,13 +492,9 @@ _varan_add_values() { # what the option takes, prefix, start of the value
 }
 
 _varan() {
-	local words cur= context pending= word n_words=0 REPLY
+	local words cur kept context pending= word n_words=0 REPLY
 	COMPREPLY=()
-	read -ra words <<<"${COMP_LINE:0:COMP_POINT}"
-	if [[ ${COMP_LINE:0:COMP_POINT} == *[![:space:]] ]]; then
-		cur=${words[-1]}
-		unset 'words[-1]'
-	fi
+	_varan_split "${COMP_LINE:0:COMP_POINT}" || return
 	context=${words[0]##*/}
 	for word in "${words[@]:1}"; do
 		if [[ $word == --*=* ]]; then

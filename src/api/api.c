@@ -22,7 +22,7 @@ int api_open(const struct api_params *p, struct api **ret_api, struct err *e)
 	struct api *api = calloc(1, sizeof *api);
 	if (!api)
 		return err_set(e, ENOMEM, "API: out of memory");
-	api->common = (struct route_call){ .vmm = p->vmm, .version = p->version, .features = p->features };
+	api->common = (struct route_call){ .vmm = p->vmm, .log_sink = p->log_sink, .version = p->version, .features = p->features };
 	const struct http_params http = {
 		.loop = p->loop,
 		.log_sink = p->log_sink,

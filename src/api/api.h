@@ -16,7 +16,7 @@ struct vmm;
 struct api_params {
 	struct loop *loop; /* the main loop; outlives the API */
 	struct vmm *vmm;   /* outlives the API */
-	const char *path;  /* a socket is made there, with the process's umask; gone again at the end */
+	const char *path;  /* a socket is made there, mode 0600 whatever the umask; gone again at the end */
 	int fd;            /* >= 0: a socket that listens already, inherited; then path is not looked at */
 	const struct log_sink *log_sink;
 	const char *version;         /* of the program, "0.1.0": what vmm.ping tells */

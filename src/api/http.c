@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Clients come in as long as there is a place. When all are taken, the next ones wait in the backlog, and a connection that
- * has been idle for a while makes room for one of them: idle clients must not lock the others out. */
+ * has been idle, or stuck in a request or an answer, for a while makes room for one of them: clients that do nothing must not
+ * lock the others out. */
 #include "api/http_private.h"
 
 #include "base/cleanup.h"
@@ -31,7 +32,7 @@ bool http_has_waiting_client(const struct http *h)
 	return poll(&p, 1, 0) == 1;
 }
 
-/* While the server is full, idle connections have a time limit, and only the arrival of one more client is an event. */
+/* While the server is full, connections have shorter time limits, and only the arrival of one more client is an event. */
 static void watch_listener(struct http *h)
 {
 	(void)loop_change(&h->listen, http_is_full(h) ? EPOLLIN | EPOLLET : EPOLLIN);
@@ -64,19 +65,18 @@ static void accept_later(struct http *h, const char *why)
 	timer_set(h->loop, &h->accept_again, clock_now_ns() + ACCEPT_AGAIN_NS, on_accept_again);
 }
 
-/* For one who waits: of those that have been idle long enough, the one that has been longest. */
+/* For one who waits: of those that have stalled, the one that has for longest. */
 static void make_room(struct http *h)
 {
 	uint64_t now = clock_now_ns();
 	struct connection *oldest = NULL;
 	list_for_each(l, &h->connections) {
 		struct connection *c = list_entry(l, struct connection, link);
-		if (connection_is_idle(c) && c->idle_since_ns + h->idle_ns <= now &&
-		    (!oldest || c->idle_since_ns < oldest->idle_since_ns))
+		if (connection_has_stalled(c, now) && (!oldest || c->since_ns < oldest->since_ns))
 			oldest = c;
 	}
 	if (oldest)
-		connection_free(oldest);
+		connection_give_up(oldest);
 }
 
 /* False: nobody waits, or cannot come in now. */
@@ -147,8 +147,7 @@ static void flush_all(struct http *h)
 		nfds_t n = 0;
 		list_for_each(l, &h->connections) {
 			struct connection *c = list_entry(l, struct connection, link);
-			bool has_written;
-			if (connection_flush(c, &has_written) && connection_has_output(c))
+			if (connection_flush(c) && connection_has_output(c))
 				p[n++] = (struct pollfd){ .fd = c->fd, .events = POLLOUT };
 		}
 		if (!n)

@@ -35,8 +35,8 @@ struct http_params {
 	/* Called for each whole request with one other than GET and PUT answered already; fills the answer. */
 	void (*handle)(void *context, const struct http_request *r, struct http_answer *a);
 	void *context;
-	uint64_t request_ns; /* from a request's first byte to its last, and for an answer that is not taken; 0: 30 s */
-	uint64_t idle_ns;    /* of a connection without a request, while others wait for a place; 0: 5 s */
+	uint64_t request_ns; /* from a request's first byte to its last, and for an answer to be taken; 0: 30 s */
+	uint64_t idle_ns;    /* the same, and of a connection without a request, while others wait for a place; 0: 5 s */
 };
 
 int http_open(const struct http_params *p, struct http **ret_http, struct err *e);

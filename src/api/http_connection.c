@@ -11,11 +11,13 @@
  * while it still sends, and it might never look at its answer. */
 #include "api/http_private.h"
 
+#include "base/checked.h"
 #include "base/cleanup.h"
 #include "base/clock.h"
 
 #include <assert.h>
 #include <errno.h>
+#include <malloc.h>
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/socket.h>
@@ -35,7 +37,7 @@ int connection_new(struct http *h, int fd, struct err *e)
 	if (!c)
 		return err_set(e, ENOMEM, "API connection: out of memory");
 	c->http = h;
-	c->idle_since_ns = clock_now_ns();
+	c->since_ns = clock_now_ns();
 	c->events = EPOLLIN;
 	int rc = loop_add(h->loop, &c->source, fd, c->events, on_event, e);
 	if (rc < 0) {
@@ -89,18 +91,32 @@ static void refuse(struct connection *c, unsigned status, const char *lines)
 	text_done(&a.body);
 }
 
-bool connection_flush(struct connection *c, bool *ret_has_written)
+/* What the client has taken makes room: one that is always a little behind must not make us keep it all. */
+static void forget_output(struct connection *c)
+{
+	if (c->out_at < KEEP_BYTES || c->out_at < c->out.n_bytes / 2)
+		return;
+	c->out.n_bytes -= c->out_at;
+	memmove(c->out.bytes, c->out.bytes + c->out_at, c->out.n_bytes);
+	c->out_due -= min_u64(c->out_due, c->out_at);
+	c->out_at = 0;
+}
+
+bool connection_flush(struct connection *c)
 {
 	while (connection_has_output(c)) {
 		ssize_t n = send(c->fd, c->out.bytes + c->out_at, c->out.n_bytes - c->out_at, MSG_NOSIGNAL | MSG_DONTWAIT);
 		if (n < 0 && errno == EINTR)
 			continue;
-		if (n < 0)
-			return errno == EAGAIN;
+		if (n < 0 && errno != EAGAIN)
+			return false;
+		if (n < 0) {
+			forget_output(c);
+			return true;
+		}
 		c->out_at += (size_t)n;
-		*ret_has_written = true;
 	}
-	c->out_at = c->out.n_bytes = 0;
+	c->out_at = c->out.n_bytes = c->out_due = 0;
 	if (c->out.n_capacity > KEEP_BYTES)
 		text_done(&c->out);
 	return true;
@@ -108,9 +124,35 @@ bool connection_flush(struct connection *c, bool *ret_has_written)
 
 /* Input. */
 
+static bool has_room_for_fd(struct connection *c)
+{
+	if (c->n_fds < c->n_fds_capacity)
+		return true;
+	size_t capacity = c->n_fds_capacity ? HTTP_MAX_FDS : 8;
+	struct received_fd *fds = realloc(c->fds, capacity * sizeof *fds);
+	if (!fds)
+		return false;
+	c->fds = fds;
+	c->n_fds_capacity = capacity;
+	return true;
+}
+
+/* Takes fd over. */
+static void keep_fd(struct connection *c, int fd, size_t at)
+{
+	fd_scoped taken = fd;
+	if (c->is_ending)
+		return;
+	if (c->n_fds == HTTP_MAX_FDS)
+		c->has_many_fds = true;
+	else if (!has_room_for_fd(c))
+		c->has_lost_fds = true;
+	else
+		c->fds[c->n_fds++] = (struct received_fd){ fd_take(&taken), at };
+}
+
 static void keep_fds(struct connection *c, struct msghdr *m, size_t at)
 {
-	c->has_lost_fds |= (m->msg_flags & MSG_CTRUNC) != 0;
 	for (struct cmsghdr *h = CMSG_FIRSTHDR(m); h; h = CMSG_NXTHDR(m, h)) {
 		if (h->cmsg_level != SOL_SOCKET || h->cmsg_type != SCM_RIGHTS)
 			continue;
@@ -118,20 +160,11 @@ static void keep_fds(struct connection *c, struct msghdr *m, size_t at)
 		for (size_t i = 0; i < n; i++) {
 			int fd;
 			memcpy(&fd, CMSG_DATA(h) + i * sizeof fd, sizeof fd);
-			if (c->n_fds == c->n_fds_capacity && c->n_fds < HTTP_MAX_FDS) {
-				size_t capacity = c->n_fds_capacity ? HTTP_MAX_FDS : 8;
-				struct received_fd *fds = realloc(c->fds, capacity * sizeof *fds);
-				c->fds = fds ? fds : c->fds;
-				c->n_fds_capacity = fds ? capacity : c->n_fds_capacity;
-			}
-			if (c->n_fds < c->n_fds_capacity && !c->is_ending) {
-				c->fds[c->n_fds++] = (struct received_fd){ fd, at };
-			} else {
-				fd_close(&fd);
-				c->has_lost_fds = true;
-			}
+			keep_fd(c, fd, at);
 		}
 	}
+	/* A message cannot carry more than we have room for; but our own table of descriptors may be full. */
+	c->has_lost_fds |= (m->msg_flags & MSG_CTRUNC) != 0;
 }
 
 /* One buffer of input; false: the connection is of no use any more. */
@@ -266,8 +299,11 @@ static size_t n_unsent(const struct connection *c)
 static bool serve(struct connection *c)
 {
 	int n = 0;
-	if (c->has_lost_fds && !c->is_ending)
+	if (c->has_many_fds && !c->is_ending)
 		refuse(c, 400, "Bad Request\ntoo many descriptors");
+	else if (c->has_lost_fds && !c->is_ending)
+		refuse(c, 500, "Internal Server Error\nthe descriptors of the request cannot be received: too many are open, or "
+		               "memory is out");
 	while (!c->is_ending && n < REQUESTS_PER_TURN && n_unsent(c) < MAX_UNSENT_BYTES && serve_next(c))
 		n++;
 	c->is_turn_over = !c->is_ending && (n == REQUESTS_PER_TURN || n_unsent(c) >= MAX_UNSENT_BYTES);
@@ -288,9 +324,14 @@ static void forget_input(struct connection *c)
 	c->in.n_bytes -= c->in_at;
 	if (c->in.n_bytes)
 		memmove(c->in.bytes, c->in.bytes + c->in_at, c->in.n_bytes);
-	else if (c->in.n_capacity > KEEP_BYTES || c->is_ending)
-		text_done(&c->in);
 	c->in_at = 0;
+	if (c->in.n_bytes || (c->in.n_capacity <= KEEP_BYTES && !c->is_ending))
+		return;
+	bool is_large = c->in.n_capacity > KEEP_BYTES;
+	text_done(&c->in);
+	/* What was built of a large body is many times as large, and malloc would keep it for us. */
+	if (is_large)
+		(void)malloc_trim(0);
 }
 
 /* Time. */
@@ -306,42 +347,80 @@ static enum http_wait wait_of(const struct connection *c)
 	return http_is_full(c->http) ? WAIT_IDLE : WAIT_NOTHING;
 }
 
-bool connection_is_idle(const struct connection *c)
+static bool is_waiting(enum http_wait wait)
+{
+	return wait == WAIT_REQUEST || wait == WAIT_WRITE;
+}
+
+static bool has_unread_input(const struct connection *c)
 {
 	char byte;
-	return c->wait == WAIT_IDLE && recv(c->fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT) < 0 && errno == EAGAIN;
+	return recv(c->fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT) >= 0 || errno != EAGAIN;
+}
+
+bool connection_has_stalled(const struct connection *c, uint64_t now_ns)
+{
+	if ((c->wait != WAIT_IDLE && !is_waiting(c->wait)) || now_ns - c->since_ns < c->http->idle_ns)
+		return false;
+	return c->wait == WAIT_WRITE || !has_unread_input(c);
+}
+
+void connection_give_up(struct connection *c)
+{
+	/* A client that was told to go on is still slow: one answer, if it fits into the socket, and no time to linger. */
+	if (c->wait == WAIT_REQUEST) {
+		refuse(c, 408, "Request Timeout\nthe request did not come to its end in time");
+		(void)connection_flush(c);
+	}
+	connection_free(c);
+}
+
+static void on_deadline(struct timer *t);
+
+/* `from` is when the time begins, or began. */
+static void set_deadline(struct connection *c, uint64_t from)
+{
+	struct http *h = c->http;
+	uint64_t ns = h->idle_ns;
+	if (c->wait == WAIT_LINGER)
+		ns = LINGER_NS;
+	else if (is_waiting(c->wait))
+		ns = http_is_full(h) ? min_u64(h->idle_ns, h->request_ns) : h->request_ns;
+	uint64_t end = from + ns;
+	if (is_waiting(c->wait))
+		end = min_u64(end, c->since_ns + h->request_ns);
+	timer_set(h->loop, &c->deadline, end, on_deadline);
 }
 
 static void on_deadline(struct timer *t)
 {
 	struct connection *c = container_of(t, struct connection, deadline);
-	bool has_written = false;
-	if (c->wait == WAIT_IDLE && (!connection_is_idle(c) || !http_has_waiting_client(c->http))) {
-		timer_set(c->http->loop, t, clock_now_ns() + c->http->idle_ns, on_deadline);
-		return;
-	}
-	/* A client that was told to go on is still slow: one answer, if it fits into the socket, and no time to linger. */
-	if (c->wait == WAIT_REQUEST) {
-		refuse(c, 408, "Request Timeout\nthe request did not come to its end in time");
-		(void)connection_flush(c, &has_written);
-	}
-	connection_free(c);
+	uint64_t now = clock_now_ns();
+	bool is_over = c->wait == WAIT_LINGER || (is_waiting(c->wait) && now - c->since_ns >= c->http->request_ns);
+	if (is_over || (connection_has_stalled(c, now) && http_has_waiting_client(c->http)))
+		connection_give_up(c);
+	else
+		set_deadline(c, now);
+}
+
+static bool is_nothing(enum http_wait wait)
+{
+	return wait == WAIT_NOTHING || wait == WAIT_IDLE;
 }
 
 void connection_set_wait(struct connection *c, bool is_new)
 {
-	struct http *h = c->http;
 	enum http_wait wait = wait_of(c);
-	if (wait == c->wait && !is_new)
-		return;
+	bool is_same = wait == c->wait || (is_nothing(wait) && is_nothing(c->wait));
 	c->wait = wait;
+	if (is_new || !is_same) {
+		c->since_ns = clock_now_ns();
+		c->out_due = c->out.n_bytes;
+	}
 	timer_cancel(&c->deadline);
-	if (wait == WAIT_NOTHING)
-		return;
-	/* Of idle ones the time is over that have been idle for long already: the longest goes first. */
-	uint64_t start = wait == WAIT_IDLE ? c->idle_since_ns : clock_now_ns();
-	uint64_t ns = wait == WAIT_LINGER ? LINGER_NS : wait == WAIT_IDLE ? h->idle_ns : h->request_ns;
-	timer_set(h->loop, &c->deadline, start + ns, on_deadline);
+	/* While the server is full, the time of those may be over that have been slow for long already: the longest goes first. */
+	if (wait != WAIT_NOTHING)
+		set_deadline(c, c->since_ns);
 }
 
 static void watch(struct connection *c)
@@ -359,14 +438,11 @@ static void watch(struct connection *c)
 /* False: the connection has come to its end. */
 static bool turn(struct connection *c)
 {
-	bool has_written = false;
 	if (!c->has_input_ended && (c->is_lingering || (!c->is_ending && !c->is_turn_over)) && !receive(c))
 		return false;
 	bool has_served = serve(c);
-	if (has_served)
-		c->idle_since_ns = clock_now_ns();
 	forget_input(c);
-	if (c->out.is_out_of_memory || !connection_flush(c, &has_written))
+	if (c->out.is_out_of_memory || !connection_flush(c))
 		return false;
 	if (!connection_has_output(c)) {
 		if (c->has_input_ended && !c->in.n_bytes)
@@ -377,7 +453,8 @@ static bool turn(struct connection *c)
 		}
 	}
 	watch(c);
-	connection_set_wait(c, c->wait == WAIT_REQUEST ? has_served : c->wait == WAIT_WRITE && has_written);
+	/* Bytes that are taken now and then do not renew the time of an answer; an answer that was taken does. */
+	connection_set_wait(c, c->wait == WAIT_WRITE ? c->out_at >= c->out_due : has_served);
 	return true;
 }
 

@@ -42,7 +42,7 @@ struct connection {
 	struct source source;
 	struct timer deadline;
 	enum http_wait wait;
-	uint64_t idle_since_ns;
+	uint64_t since_ns; /* it waits for that */
 	int fd;
 	uint32_t events;
 	struct text in; /* the current request is at in_at */
@@ -52,11 +52,13 @@ struct connection {
 	size_t n_fds, n_fds_capacity;
 	struct text out; /* written up to out_at */
 	size_t out_at;
+	size_t out_due;     /* the client has the time of WAIT_WRITE to take it up to here */
 	bool has_input_ended;
 	bool is_continue_sent;
 	bool is_ending;    /* no more requests: the last answer is in `out` */
 	bool is_lingering; /* and has been written: what still comes is thrown away */
-	bool has_lost_fds; /* more descriptors came than we take */
+	bool has_many_fds; /* more descriptors came than a request may have */
+	bool has_lost_fds; /* descriptors came that we had no room for */
 	bool is_turn_over; /* whole requests wait for the next turn */
 };
 
@@ -64,13 +66,16 @@ struct connection {
 int connection_new(struct http *h, int fd, struct err *e);
 void connection_free(struct connection *c);
 /* Writes what it can without waiting; false: the peer has gone. */
-bool connection_flush(struct connection *c, bool *ret_has_written);
-/* By what the connection waits for now, and by whether the server is full: only then idle ones have a time limit. A wait that
- * goes on keeps its deadline, unless it is a new one of the same kind. */
+bool connection_flush(struct connection *c);
+/* By what the connection waits for now, and by whether the server is full: only then idle ones have a time limit, and those
+ * who are slow a shorter one. A wait that goes on keeps its time, unless it is a new one of the same kind. */
 void connection_set_wait(struct connection *c, bool is_new);
 
-/* Nothing was begun, and no byte of a request waits to be read. */
-bool connection_is_idle(const struct connection *c);
+/* For idle_ns it has done nothing, or not come to the end of a request or to take its answers; and no byte of it waits to be
+ * read. In a full server its place may go to another. */
+bool connection_has_stalled(const struct connection *c, uint64_t now_ns);
+/* To one that is slow with a request we still say that. */
+void connection_give_up(struct connection *c);
 
 static inline bool connection_has_output(const struct connection *c)
 {

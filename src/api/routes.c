@@ -3,6 +3,8 @@
 
 #include "api/bodies.h"
 #include "base/cleanup.h"
+#include "base/log.h"
+#include "config/devices.h"
 #include "config/generic_vhost_user.h"
 #include "config/migration.h"
 #include "config/restore.h"
@@ -37,6 +39,10 @@ static int stop(struct route_call *c, struct err *e)
 
 static int create(struct route_call *c, struct err *e)
 {
+	/* Descriptors come beside a request, not in it. Clients send their own numbers all the same. */
+	const struct log log = { .sink = c->log_sink, .object = "api" };
+	if (vm_config_drop_descriptors(c->body))
+		log_warn(&log, "vm.create: 'fds' in the body mean nothing here, and are ignored");
 	int rc = vmm_create(c->vmm, c->body, e);
 	c->is_body_taken = rc == 0;
 	return rc;

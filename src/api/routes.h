@@ -3,6 +3,7 @@
 #pragma once
 #include "api/http.h"
 
+struct log_sink;
 struct schema;
 struct vmm;
 
@@ -11,6 +12,7 @@ struct vmm;
 /* What an operation gets, and what it answers with. */
 struct route_call {
 	struct vmm *vmm;
+	const struct log_sink *log_sink;
 	const char *version;
 	const char *const *features;
 	void *body;         /* read by the route's schema; NULL when it has none */

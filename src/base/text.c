@@ -3,6 +3,7 @@
 
 #include "base/checked.h"
 
+#include <assert.h>
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -98,17 +99,47 @@ void text_done(struct text *t)
 	*t = TEXT_INIT;
 }
 
+#define ESCAPED_BYTES 8
+
+/* A byte as it stands in a JSON string. */
+static size_t escape_byte(char c, char ret[ESCAPED_BYTES])
+{
+	int n;
+	if (c == '"' || c == '\\')
+		n = snprintf(ret, ESCAPED_BYTES, "\\%c", c);
+	else if ((unsigned char)c < 0x20)
+		n = snprintf(ret, ESCAPED_BYTES, "\\u%04x", (unsigned)c);
+	else
+		n = snprintf(ret, ESCAPED_BYTES, "%c", c);
+	return (size_t)n;
+}
+
 void text_append_json_string(struct text *t, const char *s)
 {
+	char escaped[ESCAPED_BYTES];
 	text_append_char(t, '"');
+	for (; *s; s++)
+		text_append_n(t, escaped, escape_byte(*s, escaped));
+	text_append_char(t, '"');
+}
+
+void json_escape(const char *s, bool is_utf8, char *ret, size_t n_max)
+{
+	size_t n = 0;
+	assert(n_max > 0);
 	for (; *s; s++) {
-		unsigned char c = (unsigned char)*s;
-		if (c == '"' || c == '\\')
-			text_appendf(t, "\\%c", c);
-		else if (c < 0x20)
-			text_appendf(t, "\\u%04x", c);
-		else
-			text_append_char(t, (char)c);
+		char escaped[ESCAPED_BYTES];
+		size_t n_escaped = escape_byte(!is_utf8 && (*s & 0x80) ? '?' : *s, escaped);
+		if (n_escaped >= n_max - n)
+			break;
+		memcpy(ret + n, escaped, n_escaped);
+		n += n_escaped;
 	}
-	text_append_char(t, '"');
+	/* What is left begins inside a character: its beginning goes, too. */
+	if (is_utf8 && (*s & 0xc0) == 0x80) {
+		while (n && (ret[n - 1] & 0xc0) == 0x80)
+			n--;
+		n -= n > 0;
+	}
+	ret[n] = '\0';
 }

@@ -20,6 +20,9 @@ void text_append_n(struct text *t, const char *s, size_t n_bytes);
 void text_appendf(struct text *t, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 void text_append_char(struct text *t, char c);
 void text_append_json_string(struct text *t, const char *s); /* with its quotes; s is UTF-8 */
+/* The inside of a JSON string, as much as fits, without allocating; never half a character. Where the text is no UTF-8,
+ * what is not ASCII becomes question marks. */
+void json_escape(const char *s, bool is_utf8, char *ret, size_t n_max);
 const char *text_get(const struct text *t); /* never NULL */
 int text_take(struct text *t, char **ret_s); /* the caller frees; -ENOMEM when an append failed */
 void text_done(struct text *t);

@@ -4,7 +4,7 @@
  *
  * The guest's side (vCPU threads, hostile) is the four registers; the DSDT's methods are their driver. Our side is the
  * main thread's: it says what is there and what is to go, and takes what was ejected. An ejection frees nothing here:
- * ejected() is called under no lock, on the vCPU's thread, and is to tell the main thread. The lock is a leaf. */
+ * ejection() is called under no lock, on the vCPU's thread, and is to tell the main thread. The lock is a leaf. */
 #pragma once
 #include "bus/pci.h"
 

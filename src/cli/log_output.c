@@ -3,6 +3,7 @@
 
 #include "base/checked.h"
 #include "base/clock.h"
+#include "base/text.h"
 #include "schema/words.h"
 
 #include <errno.h>
@@ -49,26 +50,10 @@ static size_t format_text(const struct log_output *o, const struct log_record *r
 	return n < 0 ? 0 : min_u64((uint64_t)n, n_max - 1);
 }
 
-/* The inside of a JSON string. What is no UTF-8 becomes question marks: a guest may have chosen it. */
+/* A guest may have chosen it. */
 static void escape(const char *s, char *ret, size_t n_max)
 {
-	bool is_utf8 = word_is_utf8(s, strlen(s));
-	size_t n = 0;
-	for (; *s && n + 7 < n_max; s++) {
-		uint8_t c = (uint8_t)*s;
-		if (c == '"' || c == '\\') {
-			ret[n++] = '\\';
-			ret[n++] = (char)c;
-		} else if (c < 0x20) {
-			n += (size_t)snprintf(ret + n, n_max - n, "\\u%04x", c);
-		} else {
-			ret[n++] = c < 0x80 || is_utf8 ? (char)c : '?';
-		}
-	}
-	/* Cut between two characters. */
-	while (is_utf8 && *s && n && ((uint8_t)ret[n - 1] & 0x80))
-		n--;
-	ret[n] = '\0';
+	json_escape(s, word_is_utf8(s, strlen(s)), ret, n_max);
 }
 
 static size_t format_json(const struct log_output *o, const struct log_record *r, char *line, size_t n_max)

@@ -7,13 +7,12 @@
 #include "base/cleanup.h"
 #include "base/text.h"
 #include "cli/descriptors.h"
-#include "cli/doctor.h"
-#include "cli/document.h"
 #include "cli/dry_run.h"
 #include "cli/log_output.h"
 #include "cli/program.h"
 #include "cli/remote.h"
 #include "cli/signals.h"
+#include "cli/subcommands.h"
 #include "cli/terminal_guard.h"
 #include "config/options.h"
 #include "loop/loop.h"
@@ -33,13 +32,9 @@ static void print_help(const struct program *p, FILE *f)
 {
 	text_scoped t = TEXT_INIT;
 	command_line_write_help(&p->options, &t);
-	fputs(text_get(&t), f);
 	if (p->has_subcommands)
-		fputs("\nSub-commands:\n"
-		      "  varan remote ...             Talk to a running VMM over its API socket\n"
-		      "  varan doctor [--json]        Can this machine run Linux guests, and why\n"
-		      "  varan document ...           The manual pages, the API's description, shell completion\n",
-		      f);
+		subcommands_write_help(&t);
+	fputs(text_get(&t), f);
 }
 
 /* --- signals ------------------------------------------------------------------------------------------------------------ */
@@ -103,6 +98,7 @@ struct run {
 	struct signals signals;
 	struct api *api;
 	struct err e;
+	bool is_chain; /* e is of an operation of the VMM: causes, a line each */
 };
 
 static void say_where(const struct vm *vm, enum console_mode serial, enum console_mode console)
@@ -129,6 +125,7 @@ static const char *create_and_boot(struct run *r)
 		return "Error parsing config";
 	warn_of(r, &c);
 	enum console_mode serial = c.serial.mode, console = c.console.mode;
+	r->is_chain = true;
 	int rc = vmm_create(r->vmm, &c, &r->e);
 	vm_config_done(&c); /* empty, when it was taken */
 	if (rc < 0)
@@ -160,6 +157,7 @@ static const char *start(struct run *r)
 		                              : events_open_path(c->event_monitor.path, &r->events, &r->e);
 	if (rc < 0)
 		return "Error doing event monitor I/O";
+	events_log_to(r->events, &r->log.sink);
 
 	terminal_init(&r->terminal, STDIN_FILENO, STDOUT_FILENO);
 	struct vmm_params v = {
@@ -190,13 +188,24 @@ static const char *serve(struct run *r)
 		failed = create_and_boot(r);
 	else if (!failed && r->config.has_restore)
 		failed = restore(r);
-	if (!failed && vmm_run(r->vmm, !r->config.no_shutdown, &r->e) < 0)
-		failed = "VMM thread exited with error";
-	return failed;
+	if (failed)
+		return failed;
+	r->is_chain = true;
+	return vmm_run(r->vmm, !r->config.no_shutdown, &r->e) < 0 ? "VMM thread exited with error" : NULL;
+}
+
+/* The default says nothing: nobody asked for a filter. */
+static void warn_of_seccomp(const struct run *r)
+{
+	const struct log log = { .sink = &r->log.sink, .object = "vmm" };
+	if (command_line_count(r->line, "seccomp") && r->config.seccomp != SECCOMP_OFF)
+		log_warn(&log, "--seccomp %s is not in force yet: system calls are not filtered",
+		         command_line_value(r->line, "seccomp"));
 }
 
 static int run_vmm(struct run *r)
 {
+	warn_of_seccomp(r);
 	const char *failed = serve(r);
 	api_close(r->api);
 	signals_done(&r->signals);
@@ -208,7 +217,9 @@ static int run_vmm(struct run *r)
 	if (failed && report)
 		fprintf(stderr, "%s\n", report);
 	free(report);
-	return failed ? program_fail(r->program, failed, &r->e) : 0;
+	if (!failed)
+		return 0;
+	return r->is_chain ? program_fail_chain(r->program, failed, &r->e) : program_fail(r->program, failed, &r->e);
 }
 
 static int run(const struct program *p, const struct command_line *line)
@@ -219,6 +230,8 @@ static int run(const struct program *p, const struct command_line *line)
 		return program_print_version(p, command_line_count(line, "v") > 0);
 	widen_descriptor_table();
 	struct log_config log = log_config_from_command_line(line);
+	if (command_line_count(line, "dry-run"))
+		log.path = NULL; /* which touches no file */
 	if (log_output_open(&r.log, p->name, &log, &r.e) < 0)
 		return program_fail(p, "Error creating log file", &r.e);
 	terminal_guard_install();
@@ -254,7 +267,7 @@ static int with_options(const struct program *p, int argc, char **argv)
 		status = EXIT_USAGE;
 	} else if (command_line_count(&line, "help")) {
 		print_help(p, stdout);
-		status = 0;
+		status = fflush(stdout) || ferror(stdout) ? 1 : 0;
 	} else {
 		/* Before any thread exists, so that all of them inherit it. */
 		signals_block();
@@ -266,10 +279,6 @@ static int with_options(const struct program *p, int argc, char **argv)
 
 int main(int argc, char **argv)
 {
-	static const struct {
-		const char *name;
-		int (*fn)(int argc, char **argv);
-	} subcommands[] = { { "remote", remote_main }, { "doctor", doctor_main }, { "document", document_main } };
 	struct program p;
 
 	(void)umask(077); /* sockets, files and logs are the user's own */
@@ -277,9 +286,9 @@ int main(int argc, char **argv)
 	program_init(&p, argc ? argv[0] : NULL);
 	if (p.is_remote)
 		return remote_main(argc, argv);
-	for (size_t i = 0; p.has_subcommands && argc >= 2 && i < ARRAY_LEN(subcommands); i++) {
+	for (size_t i = 0; p.has_subcommands && argc >= 2 && i < n_subcommands; i++) {
 		if (strcmp(argv[1], subcommands[i].name) == 0)
-			return subcommands[i].fn(argc - 1, argv + 1);
+			return subcommands[i].run(argc - 1, argv + 1);
 	}
 	return with_options(&p, argc, argv);
 }

@@ -73,6 +73,13 @@ static void print_line(const char *what, const char *text)
 
 int program_fail(const struct program *p, const char *what, const struct err *e)
 {
+	struct err one = *e;
+	err_flatten(&one);
+	return program_fail_chain(p, what, &one);
+}
+
+int program_fail_chain(const struct program *p, const char *what, const struct err *e)
+{
 	if (p->is_cloud_hypervisor)
 		print_chain(what, e->text);
 	else

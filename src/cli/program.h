@@ -22,6 +22,7 @@ void program_init(struct program *ret_p, const char *argv0);
 extern const char *const program_features[]; /* what is compiled in; ends with NULL */
 const char *program_version(const struct program *p);
 int program_print_version(const struct program *p, bool is_verbose); /* the exit status */
-/* Prints why the program ends, and returns its exit status 1. `what` is what was being done; NULL: the text says it. A text
- * of several lines is a chain of causes, outermost first. */
+/* Prints why the program ends, and returns its exit status 1. `what` is what was being done; NULL: the text says
+ * it. Of a chain, each line of the text is a cause, outermost first; otherwise all of it is one. */
 int program_fail(const struct program *p, const char *what, const struct err *e);
+int program_fail_chain(const struct program *p, const char *what, const struct err *e);

@@ -11,6 +11,7 @@
 #include "cli/remote_events.h"
 #include "cli/remote_failure.h"
 #include "cli/remote_http.h"
+#include "cli/remote_show.h"
 #include "cli/remote_tables.h"
 #include "schema/words.h"
 
@@ -92,22 +93,54 @@ static int fail_in_http(const struct remote *r, const struct err *e)
 	return remote_fail_http(r->is_ch, r->command->name, &r->client, e);
 }
 
-/* Whether vm.info still knows a device of that id; it has one in its device tree, and in its configuration. */
+static bool has_id(const json_t *object, const char *id)
+{
+	const char *known = json_string_value(json_object_get(object, "id"));
+	return known && strcmp(known, id) == 0;
+}
+
+/* Whether vm.info still knows a device of that id: in its device tree, or in its configuration, where devices are members
+ * ("vsock") or in lists ("disks"). Some lists have identifiers of other things. */
 static bool is_known(const json_t *info, const char *id)
 {
-	const char *list_key;
-	json_t *config = json_object_get(info, "config"), *list, *o;
+	const char *key;
+	json_t *config = json_object_get(info, "config"), *member, *o;
 	size_t i;
 	if (json_object_get(json_object_get(info, "device_tree"), id))
 		return true;
-	json_object_foreach(config, list_key, list) {
-		json_array_foreach(list, i, o) {
-			const char *known = json_string_value(json_object_get(o, "id"));
-			if (known && strcmp(known, id) == 0 && strcmp(list_key, "numa") != 0)
+	json_object_foreach(config, key, member) {
+		if (strcmp(key, "numa") == 0 || strcmp(key, "rate_limit_groups") == 0)
+			continue;
+		if (has_id(member, id))
+			return true;
+		json_array_foreach(member, i, o)
+			if (has_id(o, id))
 				return true;
-		}
 	}
 	return false;
+}
+
+/* Fails when the answer does not say. */
+static int look_for_device(const struct http_answer *a, const char *id, bool *ret_is_there, struct err *e)
+{
+	json_t *info;
+	int rc = answer_parse(a->body, a->n_body, &info, e);
+	if (rc < 0)
+		return rc;
+	if (json_is_object(json_object_get(info, "config")))
+		*ret_is_there = is_known(info, id);
+	else
+		rc = err_set(e, EPROTO, "the answer to vm.info has no config");
+	json_decref(info);
+	return rc;
+}
+
+static int fail(const struct remote *r, const struct err *e)
+{
+	fprintf(stderr, "varan remote: %s: ", r->command->name);
+	show_text(e->text, stderr);
+	fprintf(stderr, "\n");
+	return 1;
 }
 
 /* After vm.remove-device: until the guest has let go, or the time is over. */
@@ -125,10 +158,11 @@ static int wait_for_removal(struct remote *r, const char *id)
 			http_answer_done(&a);
 			return status;
 		}
-		json_t *info = a.body ? json_loadb(a.body, a.n_body, 0, NULL) : NULL;
-		bool is_there = is_known(info, id);
-		json_decref(info);
+		bool is_there = true;
+		int rc = look_for_device(&a, id, &is_there, &e);
 		http_answer_done(&a);
+		if (rc < 0)
+			return fail(r, &e);
 		if (!is_there)
 			return 0;
 		if (has_deadline && clock_now_ns() >= deadline_ns) {
@@ -145,12 +179,8 @@ static int show(const struct remote *r, const struct http_answer *a)
 	struct err e = { 0 };
 	if (r->is_ch || r->is_json || !r->command->show)
 		return print_body(a);
-	if (r->command->show(a->body, a->n_body, &e) < 0) {
-		fprintf(stderr, "varan remote: %s: ", r->command->name);
-		show_text(e.text, stderr);
-		fprintf(stderr, "\n");
-		return 1;
-	}
+	if (r->command->show(a->body, a->n_body, &e) < 0)
+		return fail(r, &e);
 	return fflush(stdout) || ferror(stdout) ? 1 : 0;
 }
 
@@ -195,10 +225,7 @@ static int follow(const struct remote *r, const struct command_line *line)
 	if (events_follow(&o, &e) == 0)
 		return 0;
 	fflush(stdout);
-	fprintf(stderr, "varan remote: events: ");
-	show_text(e.text, stderr);
-	fprintf(stderr, "\n");
-	return 1;
+	return fail(r, &e);
 }
 
 /* Ours alone: the value that was given behind the command, or else before it. */

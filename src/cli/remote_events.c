@@ -1,11 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The stream is JSON objects, spread over lines, with nothing but white space between them. An object ends with the brace
  * that closes it, which is how other readers of the stream find it, too. A file is followed as `tail -f` does: whoever
- * empties it starts it anew. */
+ * empties it starts it anew, which shows in its length or in its first bytes: they hold the time of the first event. */
 #include "cli/remote_events.h"
 
+#include "base/checked.h"
 #include "base/cleanup.h"
 #include "base/text.h"
+#include "cli/remote_show.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -18,6 +20,8 @@
 
 #define MAX_EVENT_BYTES (1u << 20)
 #define READ_BYTES 16384
+#define HEAD_BYTES 256
+#define SOURCE_WIDTH 14
 
 struct scanner {
 	struct text object; /* what has come of the current one */
@@ -29,6 +33,8 @@ struct follower {
 	const struct events_options *o;
 	struct scanner s;
 	bool is_over; /* the VMM has said goodbye */
+	size_t n_head; /* what was read first, of a file: to know it by */
+	char head[HEAD_BYTES];
 	struct err *e;
 };
 
@@ -40,16 +46,19 @@ static void print_words(const json_t *event)
 	const char *name = json_string_value(json_object_get(event, "event")), *key;
 	const json_t *value;
 
-	printf("%6lld.%06lld  %-14s %s", (long long)json_integer_value(json_object_get(t, "secs")),
-	       (long long)json_integer_value(json_object_get(t, "nanos")) / 1000, source, name);
+	printf("%6lld.%06lld  ", (long long)json_integer_value(json_object_get(t, "secs")),
+	       (long long)json_integer_value(json_object_get(t, "nanos")) / 1000);
+	show_cell(source, SOURCE_WIDTH, stdout);
+	printf(" ");
+	show_text(name, stdout);
 	/* jansson's iteration takes objects that can change; nothing is changed. */
 	json_object_foreach((json_t *)(uintptr_t)properties, key, value) {
-		if (json_is_string(value)) {
-			printf("  %s=%s", key, json_string_value(value));
-			continue;
-		}
-		char *s = json_dumps(value, JSON_COMPACT | JSON_ENCODE_ANY);
-		printf("  %s=%s", key, s ? s : "?");
+		char *s = json_is_string(value) ? NULL : json_dumps(value, JSON_COMPACT | JSON_ENCODE_ANY);
+		const char *shown = json_is_string(value) ? json_string_value(value) : s;
+		printf("  ");
+		show_text(key, stdout);
+		printf("=");
+		show_text(shown ? shown : "?", stdout);
 		free(s);
 	}
 	printf("\n");
@@ -114,6 +123,9 @@ static ssize_t read_some(struct follower *f, int fd)
 	ssize_t n = read(fd, bytes, sizeof bytes);
 	if (n < 0)
 		return errno == EAGAIN || errno == EINTR ? 0 : err_set_errno(f->e, errno, "cannot read %s", f->o->path);
+	size_t n_first = min_u64((uint64_t)n, sizeof f->head - f->n_head);
+	memcpy(f->head + f->n_head, bytes, n_first);
+	f->n_head += n_first;
 	for (ssize_t i = 0; i < n && !f->is_over; i++) {
 		int rc = take_byte(f, bytes[i]);
 		if (rc < 0)
@@ -143,15 +155,52 @@ static int follow_fifo(struct follower *f, int fd)
 	return 0;
 }
 
-/* 1: the file has become shorter than what was read of it. */
+/* 1: the file is shorter than what was read of it, or begins with something else. */
 static int is_emptied(struct follower *f, int fd)
+{
+	char now[HEAD_BYTES];
+	struct stat s;
+	if (fstat(fd, &s) < 0)
+		return err_set_errno(f->e, errno, "cannot look at %s", f->o->path);
+	if (s.st_size < lseek(fd, 0, SEEK_CUR))
+		return 1;
+	ssize_t n = pread(fd, now, f->n_head, 0);
+	if (n < 0)
+		return err_set_errno(f->e, errno, "cannot read %s", f->o->path);
+	return (size_t)n < f->n_head || memcmp(now, f->head, f->n_head) != 0;
+}
+
+static int start_over(struct follower *f, int fd)
+{
+	text_done(&f->s.object);
+	f->s = (struct scanner){ 0 };
+	f->n_head = 0;
+	return lseek(fd, 0, SEEK_SET) < 0 ? err_set_errno(f->e, errno, "cannot read %s again", f->o->path) : 0;
+}
+
+/* Reads on, or from the start. The number of bytes, 0 at the end of what there is. */
+static ssize_t read_more(struct follower *f, int fd)
+{
+	int rc = is_emptied(f, fd);
+	if (rc > 0)
+		rc = start_over(f, fd);
+	if (rc < 0)
+		return rc;
+	ssize_t n = read_some(f, fd);
+	/* Or was it emptied between the look and the reading? Then what came is of two streams. */
+	if (n == -EPROTO && is_emptied(f, fd) > 0) {
+		rc = start_over(f, fd);
+		n = rc < 0 ? rc : read_some(f, fd);
+	}
+	return n;
+}
+
+static int check_still_there(const struct follower *f, int fd)
 {
 	struct stat s;
 	if (fstat(fd, &s) < 0)
 		return err_set_errno(f->e, errno, "cannot look at %s", f->o->path);
-	if (s.st_nlink == 0)
-		return err_set(f->e, ENOENT, "%s was removed", f->o->path);
-	return s.st_size < lseek(fd, 0, SEEK_CUR);
+	return s.st_nlink ? 0 : err_set(f->e, ENOENT, "%s was removed", f->o->path);
 }
 
 static int follow_file(struct follower *f, int fd)
@@ -165,23 +214,16 @@ static int follow_file(struct follower *f, int fd)
 	if (watch < 0 || inotify_add_watch(watch, f->o->path, IN_MODIFY | IN_ATTRIB | IN_DELETE_SELF | IN_MOVE_SELF) < 0)
 		return err_set_errno(f->e, errno, "cannot watch %s", f->o->path);
 	while (!f->is_over) {
-		ssize_t n = read_some(f, fd);
+		ssize_t n = read_more(f, fd);
 		if (n < 0)
 			return (int)n;
 		if (n)
 			continue;
 		if (f->o->is_once)
 			return 0;
-		int rc = is_emptied(f, fd);
+		int rc = check_still_there(f, fd);
 		if (rc < 0)
 			return rc;
-		if (rc > 0) {
-			text_done(&f->s.object);
-			f->s = (struct scanner){ 0 };
-			if (lseek(fd, 0, SEEK_SET) < 0)
-				return err_set_errno(f->e, errno, "cannot read %s again", f->o->path);
-			continue;
-		}
 		if (read(watch, &changes, sizeof changes) < 0 && errno != EINTR)
 			return err_set_errno(f->e, errno, "cannot watch %s", f->o->path);
 	}

@@ -3,6 +3,7 @@
 
 #include "base/checked.h"
 #include "base/text.h"
+#include "schema/words.h"
 
 #include <errno.h>
 #include <inttypes.h>
@@ -12,13 +13,50 @@
 
 #define MAX_COLUMNS 4
 #define COLUMN_GAP 2
+#define MAX_SURE_DIGITS 18
+
+/* Takes one character off *s, or a byte that belongs to none; returns how many of its bytes may be shown, 0: none. */
+static size_t next_char(const char **s)
+{
+	const char *start = *s;
+	unsigned char c = (unsigned char)*start;
+	size_t n = c < 0x80 ? 1 : c < 0xe0 ? 2 : c < 0xf0 ? 3 : 4;
+
+	if (strnlen(start, n) < n || !word_is_utf8(start, n)) {
+		*s += 1;
+		return 0;
+	}
+	*s += n;
+	if (n == 1)
+		return c >= 0x20 && c != 0x7f;
+	return c == 0xc2 && (unsigned char)start[1] < 0xa0 ? 0 : n; /* U+0080 to U+009F */
+}
+
+static size_t width_of(const char *s)
+{
+	size_t n = 0;
+	for (; *s; n++)
+		(void)next_char(&s);
+	return n;
+}
 
 void show_text(const char *s, FILE *f)
 {
-	for (; *s; s++) {
-		unsigned char c = (unsigned char)*s;
-		(void)putc(c < 0x20 || c == 0x7f ? '?' : c, f);
+	while (*s) {
+		const char *start = s;
+		size_t n = next_char(&s);
+		if (n)
+			(void)fwrite(start, 1, n, f);
+		else
+			(void)putc('?', f);
 	}
+}
+
+void show_cell(const char *s, size_t width, FILE *f)
+{
+	show_text(s, f);
+	for (size_t n = width_of(s); n < width; n++)
+		(void)putc(' ', f);
 }
 
 /* Lines of cells, each as wide as its column's widest; the last column is not padded. */
@@ -49,15 +87,13 @@ static void table_print(const struct table *t)
 	size_t width[MAX_COLUMNS] = { 0 };
 	for (size_t i = 0; i < t->n_lines; i++)
 		for (unsigned k = 0; k < t->n_columns; k++)
-			width[k] = max_u64(width[k], strlen(t->cells[i][k]));
+			width[k] = max_u64(width[k], width_of(t->cells[i][k]));
 	for (size_t i = 0; i < t->n_lines; i++) {
 		unsigned n_used = t->n_columns; /* nothing is padded at the end of a line */
 		while (n_used && !*t->cells[i][n_used - 1])
 			n_used--;
 		for (unsigned k = 0; k < n_used; k++) {
-			show_text(t->cells[i][k], stdout);
-			if (k + 1 < n_used)
-				printf("%*s", (int)(width[k] - strlen(t->cells[i][k]) + COLUMN_GAP), "");
+			show_cell(t->cells[i][k], k + 1 < n_used ? width[k] + COLUMN_GAP : 0, stdout);
 		}
 		printf("\n");
 	}
@@ -77,15 +113,48 @@ static int table_finish(struct table *t, struct err *e)
 	return rc;
 }
 
-static int parse(const char *body, size_t n_body, json_t **ret_json, struct err *e)
+/* The same document, with quotes around its whole numbers of more digits than a json_int_t is sure to hold. */
+static void quote_large_numbers(const char *body, size_t n_body, struct text *t)
+{
+	bool is_in_string = false;
+	for (size_t i = 0; i < n_body; i++) {
+		size_t n = 0;
+		while (!is_in_string && i + n < n_body && body[i + n] >= '0' && body[i + n] <= '9')
+			n++;
+		if (n > MAX_SURE_DIGITS && i && strchr(":,[ \t\r\n", body[i - 1]) && i + n < n_body &&
+		    strchr(",]} \t\r\n", body[i + n])) {
+			text_append_char(t, '"');
+			for (size_t k = 0; k < n; k++)
+				text_append_char(t, body[i + k]);
+			text_append_char(t, '"');
+			i += n - 1;
+			continue;
+		}
+		if (body[i] == '"')
+			is_in_string = !is_in_string;
+		text_append_char(t, body[i]);
+		if (is_in_string && body[i] == '\\' && i + 1 < n_body)
+			text_append_char(t, body[++i]);
+	}
+}
+
+int answer_parse(const char *body, size_t n_body, json_t **ret_json, struct err *e)
 {
 	json_error_t why;
-	json_t *json = body ? json_loadb(body, n_body, JSON_REJECT_DUPLICATES, &why) : NULL;
 	if (!body)
 		return err_set(e, EPROTO, "the answer is empty");
+	json_t *json = json_loadb(body, n_body, JSON_REJECT_DUPLICATES, &why);
+	if (!json && json_error_code(&why) == json_error_numeric_overflow) {
+		text_scoped t = TEXT_INIT;
+		quote_large_numbers(body, n_body, &t);
+		if (t.is_out_of_memory)
+			return err_set(e, ENOMEM, "out of memory");
+		json = json_loadb(t.bytes, t.n_bytes, JSON_REJECT_DUPLICATES, &why);
+	}
 	if (!json_is_object(json)) {
+		bool is_json = json;
 		json_decref(json);
-		return err_set(e, EPROTO, "the answer is not a JSON object%s%s", json ? "" : ": ", json ? "" : why.text);
+		return err_set(e, EPROTO, "the answer is not a JSON object%s%s", is_json ? "" : ": ", is_json ? "" : why.text);
 	}
 	*ret_json = json;
 	return 0;
@@ -131,7 +200,7 @@ int show_ping(const char *body, size_t n_body, struct err *e)
 	text_scoped features = TEXT_INIT, pid = TEXT_INIT;
 	json_t *json, *feature;
 	size_t i;
-	int rc = parse(body, n_body, &json, e);
+	int rc = answer_parse(body, n_body, &json, e);
 	if (rc < 0)
 		return rc;
 	json_array_foreach(json_object_get(json, "features"), i, feature)
@@ -255,7 +324,7 @@ int show_info(const char *body, size_t n_body, struct err *e)
 {
 	struct table t = { .n_columns = 2 };
 	json_t *json;
-	int rc = parse(body, n_body, &json, e);
+	int rc = answer_parse(body, n_body, &json, e);
 	if (rc < 0)
 		return rc;
 	const json_t *config = json_object_get(json, "config"), *payload = json_object_get(config, "payload");
@@ -280,15 +349,17 @@ int show_counters(const char *body, size_t n_body, struct err *e)
 	struct table t = { .n_columns = 3 };
 	const char *device, *counter;
 	json_t *json, *counters, *value;
-	int rc = parse(body, n_body, &json, e);
+	int rc = answer_parse(body, n_body, &json, e);
 	if (rc < 0)
 		return rc;
 	table_add(&t, (const char *const[]){ "DEVICE", "COUNTER", "VALUE" });
 	json_object_foreach(json, device, counters) {
 		json_object_foreach(counters, counter, value) {
-			char number[32];
-			(void)snprintf(number, sizeof number, "%" JSON_INTEGER_FORMAT, json_integer_value(value));
-			table_add(&t, (const char *const[]){ device, counter, json_is_integer(value) ? number : "?" });
+			char number[32] = "?";
+			if (json_is_integer(value))
+				(void)snprintf(number, sizeof number, "%" JSON_INTEGER_FORMAT, json_integer_value(value));
+			const char *s = json_string_value(value); /* a large number, see answer_parse() */
+			table_add(&t, (const char *const[]){ device, counter, s ? s : number });
 		}
 	}
 	rc = table_finish(&t, e);
@@ -303,7 +374,7 @@ int show_added(const char *body, size_t n_body, struct err *e)
 		printf("added to the configuration: it will be there when the VM boots\n");
 		return 0;
 	}
-	int rc = parse(body, n_body, &json, e);
+	int rc = answer_parse(body, n_body, &json, e);
 	if (rc < 0)
 		return rc;
 	show_text(text_of(json, "id"), stdout);

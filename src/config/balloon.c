@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "base/checked.h"
+#include "config/placement.h"
 #include "config/rules.h"
-#include "schema/schema.h"
 
 #include <errno.h>
 #include <inttypes.h>
@@ -11,6 +11,9 @@ static const struct field balloon_rows[] = {
 	ROW_SIZE(T, size, .flags = ROW_REQUIRED_JSON, .help = "Memory taken away from the guest"),
 	ROW_BOOL(T, deflate_on_oom, .help = "The guest may take it back when it runs out of memory"),
 	ROW_BOOL(T, free_page_reporting, .help = "The guest reports pages that it does not use"),
+	ROW_STRING(T, id, .help = "Device identifier"),
+	ROWS_OF_PLACEMENT(T),
+	ROW_BOOL(T, iommu, .help = "Place behind the guest's IOMMU"),
 	ROW_PAD(T, pad_),
 };
 const struct schema balloon_schema =

@@ -171,6 +171,17 @@ static int take_word(struct parser *p, const char *word)
 	return err_set(p->e, EINVAL, "unexpected argument '%s' found", word);
 }
 
+/* Such an argument is a worse fault than that the option before it has no value. */
+static bool is_unknown(const struct parser *p, const char *argument)
+{
+	if (strcmp(argument, "--") == 0)
+		return false;
+	if (argument[1] != '-')
+		return !find_short(p->c->table, argument[1]);
+	const struct option_row *r = find_long(p->c->table, argument + 2, strcspn(argument + 2, "="));
+	return !r || r->arity == OPTION_WORD;
+}
+
 static int take_arguments(struct parser *p, int argc, char *const *argv)
 {
 	size_t n_before = 0; /* values of the pending option when it became pending */
@@ -187,7 +198,7 @@ static int take_arguments(struct parser *p, int argc, char *const *argv)
 					p->pending = NULL;
 			}
 		} else {
-			rc = settle(p, n_before);
+			rc = is_unknown(p, a) ? 0 : settle(p, n_before);
 			if (rc == 0 && strcmp(a, "--") == 0) {
 				if (i + 1 < argc)
 					return err_set(p->e, EINVAL, "unexpected argument '%s' found", argv[i + 1]);

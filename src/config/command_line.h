@@ -63,5 +63,4 @@ const char *const *command_line_values(const struct command_line *c, const char 
 
 void command_line_write_usage_error(const struct option_table *table, const struct err *e, struct text *t);
 void command_line_write_help(const struct option_table *table, struct text *t);
-void command_line_write_man(const struct option_table *table, struct text *t); /* a whole page, roff */
-void command_line_write_man_options(const struct option_table *table, struct text *t); /* the entries alone */
+void command_line_write_man_options(const struct option_table *table, struct text *t); /* their entries, roff */

@@ -81,20 +81,6 @@ void command_line_write_usage_error(const struct option_table *table, const stru
 	text_append(t, "\nFor more information, try '--help'.\n");
 }
 
-static void write_roff(const char *s, struct text *t)
-{
-	for (; *s; s++)
-		text_appendf(t, "%s%c", *s == '\\' || *s == '-' ? "\\" : "", *s);
-}
-
-void command_line_write_man(const struct option_table *table, struct text *t)
-{
-	text_appendf(t, ".TH %s 1\n.SH NAME\n%s \\- ", table->program, table->program);
-	write_roff(table->about, t);
-	text_appendf(t, "\n.SH SYNOPSIS\n.B %s\n[\\fIOPTIONS\\fR]\n.SH OPTIONS\n", table->program);
-	command_line_write_man_options(table, t);
-}
-
 void command_line_write_man_options(const struct option_table *table, struct text *t)
 {
 	const char *group = "";
@@ -108,9 +94,9 @@ void command_line_write_man_options(const struct option_table *table, struct tex
 		write_heading(r, &heading);
 		write_about(r, &about);
 		text_append(t, ".TP\n\\fB");
-		write_roff(text_get(&heading) + strspn(text_get(&heading), " "), t);
+		schema_write_roff(text_get(&heading) + strspn(text_get(&heading), " "), t);
 		text_append(t, "\\fR\n");
-		write_roff(text_get(&about), t);
+		schema_write_roff(text_get(&about), t);
 		text_append_char(t, '\n');
 		if (r->schema) {
 			text_append(t, ".RS\n");

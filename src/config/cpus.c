@@ -32,6 +32,11 @@ static const struct enum_name core_scheduling_names[] = {
 	{ 0 },
 };
 
+static const struct enum_name profile_names[] = {
+	{ .json = "host", .word = "host", .value = CPU_PROFILE_HOST },
+	{ 0 },
+};
+
 #define T struct cpus_config
 static const struct field feature_rows[] = {
 #ifdef __x86_64__
@@ -62,6 +67,9 @@ static const struct field cpus_rows[] = {
 	ROW_BOOL(T, nested, .def = true, .help = "Let the guest run guests of its own, where the host can"),
 	ROW_ENUM(T, core_scheduling, enum core_scheduling, core_scheduling_names, .def = CORE_SCHEDULING_OFF,
 	         .help = "Who may share a core with a vCPU: nobody (vcpu), its VM (vm), or anybody (off)"),
+	ROW_ENUM(T, profile, enum cpu_profile, profile_names, .def = CPU_PROFILE_HOST,
+	         .help = "Which CPU the guest sees: the host's, as far as it can be passed on"),
+	ROW_PAD(T, pad2_),
 	ROW_PAD(T, pad_),
 };
 const struct schema cpus_schema =

@@ -1,10 +1,15 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Devices of the host, given to the guest: VFIO, vfio-user and vDPA. */
 #include "config/placement.h"
+#include "config/rules.h"
+
+#include <errno.h>
 
 #define T struct device_config
 static const struct field device_rows[] = {
-	ROW_PATH(T, path, .flags = ROW_REQUIRED, .help = "The host device's directory in sysfs"),
+	ROW_I32(T, fd, .flags = ROW_NO_JSON, .has = HAS(T, has_fd), .help = "Open descriptor of the device, for iommufd"),
+	ROW_PATH(T, path, .flags = ROW_REQUIRED_OPTION, .instead = "fd",
+	         .help = "The host device's directory in sysfs"),
 	ROW_BOOL(T, iommu, .help = "Place behind the guest's IOMMU"),
 	ROW_STRING(T, id, .help = "Device identifier"),
 	ROWS_OF_PLACEMENT(T),
@@ -17,6 +22,17 @@ static const struct field device_rows[] = {
 const struct schema device_schema =
 	SCHEMA(T, device_rows, .name = "DeviceConfig", .option = "device", .help = "A device of the host, by VFIO");
 #undef T
+
+int device_check(const struct device_config *d, const struct vm_config *c, struct err *e)
+{
+	if (d->path && d->has_fd)
+		return err_set(e, EINVAL, "--device: path and fd exclude each other");
+	if (!d->path && !d->has_fd)
+		return err_set(e, EINVAL, "--device: path missing");
+	if (d->has_fd && !(c->has_platform && c->platform.has_iommufd_fd))
+		return err_set(e, EINVAL, "--device fd=%d needs --platform iommufd_fd", d->fd);
+	return 0;
+}
 
 #define T struct user_device_config
 static const struct field user_device_rows[] = {

@@ -2,6 +2,7 @@
 #include "config/devices.h"
 
 #include "base/checked.h"
+#include "config/names.h"
 #include "schema/schema.h"
 
 #include <assert.h>
@@ -28,6 +29,7 @@ static const struct device_list lists[] = {
 	LIST(disks, "_disk", &disk_schema, disk_config),
 	LIST(net, "_net", &net_schema, net_config),
 	LIST(fs, "_fs", &fs_schema, fs_config),
+	LIST(generic_vhost_user, "_generic_vhost_user", &generic_vhost_user_schema, generic_vhost_user_config),
 	LIST(pmem, "_pmem", &pmem_schema, pmem_config),
 	{ .member = "vsock", .kind = "_vsock", .schema = &vsock_schema, .at = offsetof(struct vm_config, vsock),
 	  .count = offsetof(struct vm_config, has_vsock), .id = offsetof(struct vsock_config, id), .is_single = true },
@@ -63,6 +65,20 @@ static bool has_id(const struct device_list *l, const char *item, const char *id
 	return own && strcmp(own, id) == 0;
 }
 
+/* With one device more: whether it keeps the rules, and what follows from it. An IOMMU that it brought goes with it. */
+static int accept(struct vm_config *c, struct err *e)
+{
+	bool had_iommu = c->iommu, was_derived = c->is_iommu_derived;
+	int rc = vm_config_validate(c, e);
+	if (rc == 0)
+		rc = vm_config_complete(c, e);
+	if (rc < 0) {
+		c->iommu = had_iommu;
+		c->is_iommu_derived = was_derived;
+	}
+	return rc;
+}
+
 static int add_vsock(struct vm_config *c, const struct vsock_config *vsock, struct err *e)
 {
 	if (c->has_vsock)
@@ -71,7 +87,7 @@ static int add_vsock(struct vm_config *c, const struct vsock_config *vsock, stru
 	if (rc < 0)
 		return rc;
 	c->has_vsock = true;
-	rc = vm_config_validate(c, e);
+	rc = accept(c, e);
 	if (rc < 0) {
 		schema_done(&vsock_schema, &c->vsock);
 		c->has_vsock = false;
@@ -92,7 +108,7 @@ static int add_to_list(const struct device_list *l, struct vm_config *c, const v
 	schema_done(l->schema, added);
 	rc = schema_copy(l->schema, added, device, e);
 	if (rc == 0)
-		rc = vm_config_validate(c, e);
+		rc = accept(c, e);
 	if (rc == 0)
 		return 0;
 
@@ -113,8 +129,7 @@ int vm_config_add_device(struct vm_config *c, const char *member, const void *de
 		if (strcmp(lists[i].member, member) == 0)
 			l = &lists[i];
 	assert(l);
-	int rc = l->is_single ? add_vsock(c, device, e) : add_to_list(l, c, device, e);
-	return rc < 0 ? rc : vm_config_complete(c, e);
+	return l->is_single ? add_vsock(c, device, e) : add_to_list(l, c, device, e);
 }
 
 int vm_config_add_disk(struct vm_config *c, const struct disk_config *disk, struct err *e)
@@ -145,6 +160,7 @@ bool vm_config_remove_device(struct vm_config *c, const char *id)
 	bool is_removed = false;
 	for (size_t i = 0; i < ARRAY_LEN(lists); i++)
 		is_removed |= remove_from(&lists[i], c, id);
+	vm_config_update_iommu(c);
 	return is_removed;
 }
 
@@ -161,23 +177,42 @@ bool vm_config_has_device(const struct vm_config *c, const char *id)
 	return false;
 }
 
-static bool is_taken(const struct vm_config *c, const char *id)
+static void take(struct names *taken, const char *id)
 {
-	if (vm_config_has_device(c, id))
-		return true;
-	for (size_t i = 0; i < c->n_rate_limit_groups; i++)
-		if (strcmp(c->rate_limit_groups[i].id, id) == 0)
-			return true;
-	for (size_t i = 0; i < c->memory.n_zones; i++)
-		if (strcmp(c->memory.zones[i].id, id) == 0)
-			return true;
-	for (size_t i = 0; i < c->n_sgx_epc; i++)
-		if (strcmp(c->sgx_epc[i].id, id) == 0)
-			return true;
-	return false;
+	uint32_t owner;
+	if (id)
+		(void)names_add(taken, id, 0, &owner);
 }
 
-int device_name_next(struct device_names *names, const struct vm_config *c, const char *kind,
+/* Every identifier that c has; they stay c's. */
+static int find_taken(const struct vm_config *c, struct names *ret_taken)
+{
+	size_t n_ids = c->n_rate_limit_groups + c->memory.n_zones + c->n_sgx_epc + 3, n;
+	for (size_t i = 0; i < ARRAY_LEN(lists); i++) {
+		(void)items_of(&lists[i], c, &n);
+		n_ids += n;
+	}
+	int rc = names_init(ret_taken, n_ids);
+	if (rc < 0)
+		return rc;
+	for (size_t i = 0; i < ARRAY_LEN(lists); i++) {
+		const char *items = items_of(&lists[i], c, &n);
+		for (size_t k = 0; k < n; k++)
+			take(ret_taken, id_of(&lists[i], items + k * lists[i].schema->size));
+	}
+	for (size_t i = 0; i < c->n_rate_limit_groups; i++)
+		take(ret_taken, c->rate_limit_groups[i].id);
+	for (size_t i = 0; i < c->memory.n_zones; i++)
+		take(ret_taken, c->memory.zones[i].id);
+	for (size_t i = 0; i < c->n_sgx_epc; i++)
+		take(ret_taken, c->sgx_epc[i].id);
+	take(ret_taken, c->console.id);
+	take(ret_taken, c->balloon.id);
+	take(ret_taken, c->rtc.id);
+	return 0;
+}
+
+static int next_free(struct device_names *names, const struct names *taken, const char *kind,
                      char ret_id[DEVICE_ID_BYTES])
 {
 	do {
@@ -185,28 +220,63 @@ int device_name_next(struct device_names *names, const struct vm_config *c, cons
 			return -ENOSPC;
 		int n = snprintf(ret_id, DEVICE_ID_BYTES, "%s%u", kind, names->n_named++);
 		assert(n > 0 && n < DEVICE_ID_BYTES);
-	} while (is_taken(c, ret_id));
+	} while (names_have(taken, ret_id));
+	return 0;
+}
+
+int device_name_next(struct device_names *names, const struct vm_config *c, const char *kind,
+                     char ret_id[DEVICE_ID_BYTES])
+{
+	struct names taken;
+	int rc = find_taken(c, &taken);
+	if (rc == 0)
+		rc = next_free(names, &taken, kind, ret_id);
+	names_done(&taken);
+	return rc;
+}
+
+/* What is made here need not be remembered: the count does not come by it again. */
+static int name_list(const struct device_list *l, struct vm_config *c, struct device_names *names,
+                     const struct names *taken, struct err *e)
+{
+	size_t n;
+	char *items = items_of(l, c, &n);
+	for (size_t i = 0; i < n; i++) {
+		char *item = items + i * l->schema->size, id[DEVICE_ID_BYTES];
+		if (id_of(l, item))
+			continue;
+		int rc = next_free(names, taken, l->kind, id);
+		if (rc < 0)
+			return err_set_errno(e, -rc, "no name for a device");
+		char *copy = strdup(id);
+		if (!copy)
+			return err_set(e, ENOMEM, "out of memory");
+		memcpy(item + l->id, &copy, sizeof copy);
+	}
 	return 0;
 }
 
 int vm_config_name_devices(struct vm_config *c, struct device_names *names, struct err *e)
 {
-	for (size_t i = 0; i < ARRAY_LEN(lists); i++) {
-		const struct device_list *l = &lists[i];
-		size_t n;
-		char *items = items_of(l, c, &n);
-		for (size_t k = 0; k < n; k++) {
-			char *item = items + k * l->schema->size, id[DEVICE_ID_BYTES];
-			if (id_of(l, item))
-				continue;
-			int rc = device_name_next(names, c, l->kind, id);
-			if (rc < 0)
-				return err_set_errno(e, -rc, "no name for a device");
-			char *copy = strdup(id);
-			if (!copy)
-				return err_set(e, ENOMEM, "out of memory");
-			memcpy(item + l->id, &copy, sizeof copy);
-		}
+	struct names taken;
+	int rc = find_taken(c, &taken);
+	if (rc < 0)
+		rc = err_set(e, ENOMEM, "out of memory");
+	for (size_t i = 0; rc == 0 && i < ARRAY_LEN(lists); i++)
+		rc = name_list(&lists[i], c, names, &taken, e);
+	names_done(&taken);
+	return rc;
+}
+
+bool vm_config_drop_descriptors(struct vm_config *c)
+{
+	bool had_any = false;
+	for (size_t i = 0; i < c->n_net; i++) {
+		struct net_config *n = &c->net[i];
+		had_any |= n->fds != NULL;
+		free(n->fds);
+		n->fds = NULL;
+		n->n_fds = 0;
 	}
-	return 0;
+	return had_any;
 }

@@ -5,9 +5,9 @@
 
 #define DEVICE_ID_BYTES 64
 
-/* Appends a copy of *device to the list `member` of c ("disks", "net", "fs", "pmem", "devices", "user_devices", "vdpa"), or
- * makes it the one "vsock". The whole configuration must then hold: -EEXIST for an identifier or a path that is taken,
- * -EINVAL for another rule, texts as those of vm_config_validate(). On failure c is as before. */
+/* Appends a copy of *device to the list `member` of c ("disks", "net", "fs", "generic_vhost_user", "pmem", "devices",
+ * "user_devices", "vdpa"), or makes it the one "vsock". The whole configuration must then hold: -EEXIST for an identifier
+ * or a path that is taken, -EINVAL for another rule, texts as those of vm_config_validate(). On failure c is as before. */
 int vm_config_add_device(struct vm_config *c, const char *member, const void *device, struct err *e);
 int vm_config_add_disk(struct vm_config *c, const struct disk_config *disk, struct err *e);
 
@@ -21,7 +21,11 @@ struct device_names {
 	uint32_t n_named;
 };
 
+/* -ENOSPC or -ENOMEM. */
 int device_name_next(struct device_names *names, const struct vm_config *c, const char *kind,
                      char ret_id[DEVICE_ID_BYTES]);
 /* Gives a name to each device without one, in the order in which a machine makes them. */
 int vm_config_name_devices(struct vm_config *c, struct device_names *names, struct err *e);
+
+/* In JSON that a client sent, the descriptors of networks mean nothing. True when there were any. */
+bool vm_config_drop_descriptors(struct vm_config *c);

@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
+#include "config/names.h"
 #include "config/placement.h"
 #include "config/rate_limiter.h"
 #include "config/rules.h"
 
 #include <errno.h>
-#include <string.h>
 
 #define T struct queue_affinity_config
 static const struct field queue_affinity_rows[] = {
@@ -65,15 +65,7 @@ const struct schema disk_schema =
 	SCHEMA(T, disk_rows, .name = "DiskConfig", .option = "disk", .help = "A block device");
 #undef T
 
-static bool has_group(const struct vm_config *c, const char *id)
-{
-	for (size_t i = 0; i < c->n_rate_limit_groups; i++)
-		if (strcmp(c->rate_limit_groups[i].id, id) == 0)
-			return true;
-	return false;
-}
-
-int disk_check(const struct disk_config *d, const struct vm_config *c, struct err *e)
+int disk_check(const struct disk_config *d, const struct vm_config *c, const struct names *groups, struct err *e)
 {
 	int rc;
 	if (d->vhost_socket && d->path)
@@ -82,7 +74,7 @@ int disk_check(const struct disk_config *d, const struct vm_config *c, struct er
 		return rc;
 	if (d->vhost_user && !d->vhost_socket)
 		return err_set(e, EINVAL, "No socket provided when using vhost-user");
-	if (d->rate_limit_group && !has_group(c, d->rate_limit_group))
+	if (d->rate_limit_group && !names_have(groups, d->rate_limit_group))
 		return err_set(e, EINVAL, "Invalid rate-limiter group");
 	if (d->num_queues > c->cpus.boot_vcpus)
 		return err_set(e, EINVAL, "Number of vCPUs is insufficient for number of queues");

@@ -39,7 +39,7 @@ static const struct field zone_rows[] = {
 	ROW_U32(T, host_numa_node, .flags = ROW_REQUIRED, .help = "The host's NUMA node that it is to be placed on"),
 	ROW_PAD(T, pad_),
 };
-static const struct schema zone_schema =
+const struct schema migrated_zone_schema =
 	SCHEMA(T, zone_rows, .name = "VmMemoryZoneUpdateData", .help = "A new place for a memory zone");
 #undef T
 
@@ -49,7 +49,7 @@ static const struct field vfio_rows[] = {
 	ROW_I32(T, fd, .flags = ROW_NO_JSON, .help = "Its descriptor"),
 	ROW_PAD(T, pad_),
 };
-static const struct schema vfio_schema =
+const struct schema migrated_vfio_schema =
 	SCHEMA(T, vfio_rows, .name = "RestoredVfioConfig", .help = "A device whose descriptor comes with the request");
 #undef T
 
@@ -59,10 +59,10 @@ static const struct field receive_rows[] = {
 	ROW_PATH(T, tls_dir, .help = "Directory with server-cert.pem, server-key.pem and ca-cert.pem: use TLS"),
 	ROW_ENUM(T, memory_mode, enum migration_memory_mode, memory_mode_names, .def = MIGRATION_PRECOPY,
 	         .help = "Take memory before the VM goes on here, or when it needs it"),
-	ROW_LIST(T, vfio_fds, struct migrated_vfio_config, &vfio_schema, .flags = ROW_TUPLES,
+	ROW_LIST(T, vfio_fds, struct migrated_vfio_config, &migrated_vfio_schema, .flags = ROW_TUPLES,
 	         .help = "Open descriptors for the VFIO devices"),
 	ROW_I32(T, iommufd_fd, .flags = ROW_NO_JSON, .has = HAS(T, has_iommufd_fd), .help = "Open descriptor of iommufd"),
-	ROW_LIST(T, zone_updates, struct migrated_zone_config, &zone_schema, .flags = ROW_TUPLES,
+	ROW_LIST(T, zone_updates, struct migrated_zone_config, &migrated_zone_schema, .flags = ROW_TUPLES,
 	         .help = "New places for memory zones"),
 	ROW_PAD(T, pad_),
 };

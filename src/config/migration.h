@@ -47,4 +47,4 @@ struct receive_migration_config {
 	uint8_t pad_[7];
 };
 
-extern const struct schema send_migration_schema, receive_migration_schema;
+extern const struct schema send_migration_schema, receive_migration_schema, migrated_zone_schema, migrated_vfio_schema;

@@ -36,19 +36,30 @@ static uint64_t hash(const char *name)
 	return h;
 }
 
-bool names_add(struct names *n, const char *name, uint32_t owner, uint32_t *ret_owner)
+/* Where the name is, or where it would be put. */
+static struct name_entry *entry_of(const struct names *n, const char *name)
 {
 	size_t mask = n->n_entries - 1;
 	for (size_t i = hash(name) & mask, tried = 0;; i = (i + 1) & mask, tried++) {
 		struct name_entry *entry = &n->entries[i];
 		assert(tried < n->n_entries);
-		if (!entry->name) {
-			*entry = (struct name_entry){ .name = name, .owner = owner };
-			return true;
-		}
-		if (strcmp(entry->name, name) == 0) {
-			*ret_owner = entry->owner;
-			return false;
-		}
+		if (!entry->name || strcmp(entry->name, name) == 0)
+			return entry;
 	}
+}
+
+bool names_add(struct names *n, const char *name, uint32_t owner, uint32_t *ret_owner)
+{
+	struct name_entry *entry = entry_of(n, name);
+	if (entry->name) {
+		*ret_owner = entry->owner;
+		return false;
+	}
+	*entry = (struct name_entry){ .name = name, .owner = owner };
+	return true;
+}
+
+bool names_have(const struct names *n, const char *name)
+{
+	return entry_of(n, name)->name != NULL;
 }

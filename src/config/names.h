@@ -12,3 +12,4 @@ int names_init(struct names *n, size_t n_names); /* room for that many; -ENOMEM 
 void names_done(struct names *n);
 /* False when the name is taken: its owner is left in *ret_owner. */
 bool names_add(struct names *n, const char *name, uint32_t owner, uint32_t *ret_owner);
+bool names_have(const struct names *n, const char *name);

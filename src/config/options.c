@@ -7,6 +7,7 @@
 #include "config/vmm_config.h"
 #include "schema/schema.h"
 
+#include <assert.h>
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
@@ -48,6 +49,8 @@ static const struct option_row rows[] = {
 	  .help = "Memory balloon", .schema = &balloon_schema },
 	{ .name = "fs", .arity = OPTION_MANY, .group = GROUP_VM,
 	  .help = "File systems of the host by vhost-user, one value each", .schema = &fs_schema },
+	{ .name = "generic-vhost-user", .arity = OPTION_MANY, .group = GROUP_VM,
+	  .help = "Devices of any type by vhost-user, one value each", .schema = &generic_vhost_user_schema },
 	{ .name = "pmem", .arity = OPTION_MANY, .group = GROUP_VM,
 	  .help = "Persistent memory devices, one value each", .schema = &pmem_schema },
 	{ .name = "serial", .arity = OPTION_ONE, .def = "null", .group = GROUP_VM,
@@ -66,6 +69,8 @@ static const struct option_row rows[] = {
 	  .help = "vDPA devices of the host, one value each", .schema = &vdpa_schema },
 	{ .name = "vsock", .arity = OPTION_ONE, .group = GROUP_VM,
 	  .help = "Sockets between host and guest", .schema = &vsock_schema },
+	{ .name = "rtc", .arity = OPTION_ONE, .group = GROUP_VM,
+	  .help = "Clock of the host, as a virtio device", .schema = &rtc_schema },
 	{ .name = "pvpanic", .group = GROUP_VM, .help = "A device by which the guest reports that it panics" },
 	{ .name = "watchdog", .group = GROUP_VM, .help = "A device that resets a guest that stopped feeding it" },
 	{ .name = "tpm", .arity = OPTION_ONE, .group = GROUP_VM,
@@ -90,7 +95,7 @@ static const struct option_row rows[] = {
 	  .help = "Start from a snapshot; without effect when there is something to boot",
 	  .schema = &restore_schema },
 	{ .name = "seccomp", .arity = OPTION_ONE, .possible_values = seccomp_modes, .def = "true", .group = GROUP_VMM,
-	  .help = "Filter the system calls of the process: end it, let it be, or log" },
+	  .help = "Filter the system calls of the process: end it, let it be, or log. Not in force yet: there is no filter" },
 	{ .name = "landlock", .group = GROUP_VMM,
 	  .help = "Confine the process to the files that its VM is made of" },
 	{ .name = "landlock-rules", .arity = OPTION_MANY, .group = GROUP_VMM,
@@ -103,7 +108,7 @@ static const struct option_row rows[] = {
 	{ .name = "log-file", .arity = OPTION_ONE, .group = GROUP_LOGGING, .is_path = true,
 	  .help = "Path of the log file, instead of standard error" },
 	{ .name = "log-format", .arity = OPTION_ONE, .possible_values = log_formats, .def = "text",
-	  .group = GROUP_LOGGING, .help = "Lines for people, or a JSON object each" },
+	  .group = GROUP_LOGGING, .help = "Varan's own values: lines for people, or a JSON object each" },
 	{ .name = "version", .short_name = 'V', .stands_alone = true, .group = GROUP_OTHER,
 	  .help = "Print the version; with -v, the features that are in" },
 	{ .name = "help", .short_name = 'h', .ends_parsing = true, .group = GROUP_OTHER, .help = "Print this help" },
@@ -131,12 +136,25 @@ static int read_one(const struct command_line *line, const char *name, const str
 	return rc;
 }
 
+/* How many of them a configuration may have: the bound that JSON has, too. */
+static size_t max_of(const struct schema *of, const struct schema *element)
+{
+	for (uint32_t i = 0; i < of->n_fields; i++)
+		if (of->fields[i].schema == element)
+			return of->fields[i].max_items ? of->fields[i].max_items : FIELD_MAX_ITEMS;
+	assert(false);
+	return 0;
+}
+
 /* Each value into an element of the list. */
 static int read_many(const struct command_line *line, const char *name, const struct schema *s, void *list, size_t *n,
                      struct err *e)
 {
 	size_t n_values;
 	const char *const *values = command_line_values(line, name, &n_values);
+	size_t max = max_of(s == &memory_zone_schema ? &memory_schema : &vm_config_schema, s);
+	if (n_values > max)
+		return err_set(e, EINVAL, "Error parsing --%s: %zu are more than %zu", name, n_values, max);
 	for (size_t i = 0; i < n_values; i++) {
 		void *element;
 		int rc = schema_append(s, list, n, &element, e);
@@ -206,6 +224,8 @@ static int read_first_half(const struct command_line *line, struct vm_config *c,
 	    (rc = read_one(line, "rng", &rng_schema, &c->rng, NULL, e)) < 0 ||
 	    (rc = read_one(line, "balloon", &balloon_schema, &c->balloon, &c->has_balloon, e)) < 0 ||
 	    (rc = read_many(line, "fs", &fs_schema, &c->fs, &c->n_fs, e)) < 0 ||
+	    (rc = read_many(line, "generic-vhost-user", &generic_vhost_user_schema, &c->generic_vhost_user,
+	                    &c->n_generic_vhost_user, e)) < 0 ||
 	    (rc = read_many(line, "pmem", &pmem_schema, &c->pmem, &c->n_pmem, e)) < 0 ||
 	    (rc = read_one(line, "console", &console_schema, &c->console, NULL, e)) < 0 ||
 	    (rc = read_one(line, "serial", &serial_schema, &c->serial, NULL, e)) < 0)
@@ -221,6 +241,7 @@ static int read_second_half(const struct command_line *line, struct vm_config *c
 	    (rc = read_many(line, "user-device", &user_device_schema, &c->user_devices, &c->n_user_devices, e)) < 0 ||
 	    (rc = read_many(line, "vdpa", &vdpa_schema, &c->vdpa, &c->n_vdpa, e)) < 0 ||
 	    (rc = read_one(line, "vsock", &vsock_schema, &c->vsock, &c->has_vsock, e)) < 0 ||
+	    (rc = read_one(line, "rtc", &rtc_schema, &c->rtc, &c->has_rtc, e)) < 0 ||
 	    (rc = read_many(line, "pci-segment", &pci_segment_schema, &c->pci_segments, &c->n_pci_segments, e)) < 0 ||
 	    (rc = read_one(line, "platform", &platform_schema, &c->platform, &c->has_platform, e)) < 0 ||
 	    (rc = read_sgx_epc(line, c, e)) < 0 ||

@@ -9,7 +9,8 @@
 #define T struct platform_config
 static const struct field platform_rows[] = {
 	ROW_U16(T, num_pci_segments, .def = 1, .help = "PCI segments, 1 to 96"),
-	ROW_INTEGERS(T, iommu_segments, uint16_t, .help = "Segments that are wholly behind the IOMMU"),
+	ROW_INTEGERS(T, iommu_segments, uint16_t, .max_items = 4096,
+	             .help = "Segments that are wholly behind the IOMMU"),
 	ROW_U8(T, iommu_address_width, .json = "iommu_address_width_bits", .def = MAX_IOMMU_ADDRESS_WIDTH,
 	       .help = "Bits of an address before the IOMMU"),
 	ROW_STRING(T, serial_number, .help = "Older name of system_serial_number"),
@@ -25,6 +26,7 @@ static const struct field platform_rows[] = {
 	ROW_STRING(T, chassis_asset_tag, .help = "SMBIOS: asset tag of the chassis"),
 	ROW_BOOL(T, iommufd, .help = "Passthrough by iommufd instead of VFIO containers"),
 	ROW_BOOL(T, vfio_p2p_dma, .def = true, .help = "Let passthrough devices reach each other"),
+	ROW_I32(T, iommufd_fd, .flags = ROW_NO_JSON, .has = HAS(T, has_iommufd_fd), .help = "Open descriptor of iommufd"),
 	/* Words of builds with these features; any build reads them in JSON, so that it can refuse them. */
 	ROW_BOOL(T, tdx, .flags = ROW_NO_OPTION, .help = "Intel TDX guest"),
 	ROW_BOOL(T, sev_snp, .flags = ROW_NO_OPTION, .help = "AMD SEV-SNP guest"),

@@ -29,6 +29,11 @@ static const struct field restore_rows[] = {
 	ROW_ENUM(T, memory_restore_mode, enum memory_restore_mode, restore_mode_names, .def = RESTORE_COPY,
 	         .help = "Whether memory is read first, or on demand"),
 	ROW_BOOL(T, resume, .help = "Run the restored VM, instead of leaving it paused"),
+	ROW_LIST(T, zone_updates, struct migrated_zone_config, &migrated_zone_schema, .flags = ROW_TUPLES,
+	         .max_items = 4096, .help = "New places for memory zones"),
+	ROW_LIST(T, vfio_fds, struct migrated_vfio_config, &migrated_vfio_schema, .flags = ROW_TUPLES,
+	         .max_items = 4096, .help = "Open descriptors for the VFIO devices"),
+	ROW_I32(T, iommufd_fd, .flags = ROW_NO_JSON, .has = HAS(T, has_iommufd_fd), .help = "Open descriptor of iommufd"),
 	ROW_PAD(T, pad_),
 };
 const struct schema restore_schema =

@@ -2,6 +2,7 @@
 /* restore.h - a VM to start from a snapshot: --restore, and the API's RestoreConfig. Plain data, as vm_config.h. */
 #pragma once
 #include "base/forward.h"
+#include "config/migration.h"
 
 struct schema;
 
@@ -18,10 +19,16 @@ struct restore_config {
 	char *source_url;
 	struct restored_net_config *net_fds;
 	size_t n_net_fds;
+	struct migrated_zone_config *zone_updates;
+	size_t n_zone_updates;
+	struct migrated_vfio_config *vfio_fds;
+	size_t n_vfio_fds;
 	enum memory_restore_mode memory_restore_mode;
+	int32_t iommufd_fd;
+	bool has_iommufd_fd;
 	bool prefault;
 	bool resume;
-	uint8_t pad_[2];
+	uint8_t pad_[5];
 };
 
 extern const struct schema restore_schema;

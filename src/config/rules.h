@@ -4,6 +4,8 @@
 #pragma once
 #include "config/vm_config.h"
 
+struct names;
+
 int cpus_check_counts(const struct cpus_config *c, struct err *e);
 int cpus_check_topology(const struct cpus_config *c, struct err *e);
 int memory_check(const struct memory_config *m, struct err *e);
@@ -12,9 +14,11 @@ int memory_check_shared(const struct memory_config *m, struct err *e); /* for a 
 int balloon_check(const struct balloon_config *b, const struct memory_config *m, struct err *e);
 int console_check(const struct console_config *c, struct err *e);
 int rate_limit_group_check(const struct rate_limit_group_config *g, struct err *e);
-int disk_check(const struct disk_config *d, const struct vm_config *c, struct err *e);
+int disk_check(const struct disk_config *d, const struct vm_config *c, const struct names *groups, struct err *e);
 int net_check(const struct net_config *n, const struct vm_config *c, struct err *e);
 int fs_check(const struct fs_config *f, const struct vm_config *c, struct err *e);
+int generic_vhost_user_check(const struct generic_vhost_user_config *g, const struct vm_config *c, struct err *e);
+int device_check(const struct device_config *d, const struct vm_config *c, struct err *e);
 int vsock_check_cid(const struct vsock_config *v, struct err *e);
 int numa_check(const struct vm_config *c, struct err *e);
 int pci_segment_check(const struct pci_segment_config *s, const struct vm_config *c, struct err *e);

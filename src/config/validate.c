@@ -10,7 +10,7 @@
 
 struct validation {
 	const struct vm_config *c;
-	struct names ids, paths;
+	struct names ids, paths, groups;
 	struct err *e;
 };
 
@@ -46,19 +46,26 @@ static int check_processor(struct validation *v)
 static int check_storage_and_networks(struct validation *v)
 {
 	const struct vm_config *c = v->c;
+	uint32_t owner;
 	int rc;
-	for (size_t i = 0; i < c->n_rate_limit_groups; i++)
+	for (size_t i = 0; i < c->n_rate_limit_groups; i++) {
 		if ((rc = rate_limit_group_check(&c->rate_limit_groups[i], v->e)) < 0 ||
 		    (rc = claim_id(v, c->rate_limit_groups[i].id)) < 0)
 			return rc;
+		(void)names_add(&v->groups, c->rate_limit_groups[i].id, 0, &owner);
+	}
 	for (size_t i = 0; i < c->n_disks; i++)
-		if ((rc = disk_check(&c->disks[i], c, v->e)) < 0 || (rc = claim_id(v, c->disks[i].id)) < 0)
+		if ((rc = disk_check(&c->disks[i], c, &v->groups, v->e)) < 0 || (rc = claim_id(v, c->disks[i].id)) < 0)
 			return rc;
 	for (size_t i = 0; i < c->n_net; i++)
 		if ((rc = net_check(&c->net[i], c, v->e)) < 0 || (rc = claim_id(v, c->net[i].id)) < 0)
 			return rc;
 	for (size_t i = 0; i < c->n_fs; i++)
 		if ((rc = fs_check(&c->fs[i], c, v->e)) < 0 || (rc = claim_id(v, c->fs[i].id)) < 0)
+			return rc;
+	for (size_t i = 0; i < c->n_generic_vhost_user; i++)
+		if ((rc = generic_vhost_user_check(&c->generic_vhost_user[i], c, v->e)) < 0 ||
+		    (rc = claim_id(v, c->generic_vhost_user[i].id)) < 0)
 			return rc;
 	for (size_t i = 0; i < c->n_pmem; i++)
 		if ((rc = check_place(v, c->pmem[i].pci_segment, c->pmem[i].iommu)) < 0 ||
@@ -94,7 +101,9 @@ static int check_passthrough(struct validation *v)
 		const struct device_config *d = &c->devices[i];
 		uint32_t owner;
 		int rc;
-		if (!names_add(&v->paths, d->path, 0, &owner))
+		if ((rc = device_check(d, c, v->e)) < 0)
+			return rc;
+		if (d->path && !names_add(&v->paths, d->path, 0, &owner))
 			return err_set(v->e, EEXIST, "Duplicated device path: %s", d->path);
 		if ((rc = check_place(v, d->pci_segment, d->iommu)) < 0 || (rc = claim_id(v, d->id)) < 0)
 			return rc;
@@ -110,6 +119,24 @@ static int check_vsock(struct validation *v)
 		return 0;
 	rc = check_place(v, c->vsock.pci_segment, c->vsock.iommu);
 	return rc < 0 ? rc : claim_id(v, c->vsock.id);
+}
+
+/* What there is one of. The serial port is not on PCI; a console that nobody placed is not asked where it is. */
+static int check_single_devices(struct validation *v)
+{
+	const struct vm_config *c = v->c;
+	int rc;
+	if (c->console.pci_segment && (rc = check_place(v, c->console.pci_segment, c->console.iommu)) < 0)
+		return rc;
+	if ((rc = claim_id(v, c->console.id)) < 0)
+		return rc;
+	if (c->has_balloon && ((rc = check_place(v, c->balloon.pci_segment, c->balloon.iommu)) < 0 ||
+	                       (rc = claim_id(v, c->balloon.id)) < 0))
+		return rc;
+	if (c->has_rtc && ((rc = check_place(v, c->rtc.pci_segment, c->rtc.iommu)) < 0 ||
+	                   (rc = claim_id(v, c->rtc.id)) < 0))
+		return rc;
+	return 0;
 }
 
 static int check_regions(struct validation *v)
@@ -140,7 +167,7 @@ static int check_all(struct validation *v)
 	if ((c->has_vsock && (rc = vsock_check_cid(&c->vsock, v->e)) < 0) ||
 	    (c->has_balloon && (rc = balloon_check(&c->balloon, &c->memory, v->e)) < 0))
 		return rc;
-	if ((rc = check_passthrough(v)) < 0 || (rc = check_vsock(v)) < 0)
+	if ((rc = check_passthrough(v)) < 0 || (rc = check_vsock(v)) < 0 || (rc = check_single_devices(v)) < 0)
 		return rc;
 	return check_regions(v);
 }
@@ -148,13 +175,18 @@ static int check_all(struct validation *v)
 int vm_config_validate(const struct vm_config *c, struct err *e)
 {
 	struct validation v = { .c = c, .e = e };
-	size_t n_ids = c->n_rate_limit_groups + c->n_disks + c->n_net + c->n_fs + c->n_pmem + c->n_user_devices +
-		       c->n_vdpa + c->n_devices + 1 + c->memory.n_zones + c->n_sgx_epc;
+	size_t n_ids = c->n_rate_limit_groups + c->n_disks + c->n_net + c->n_fs + c->n_generic_vhost_user +
+		       c->n_pmem + c->n_user_devices + c->n_vdpa + c->n_devices + 4 + c->memory.n_zones + c->n_sgx_epc;
 	int rc = names_init(&v.ids, n_ids);
 	if (rc == 0)
 		rc = names_init(&v.paths, c->n_devices);
+	if (rc == 0)
+		rc = names_init(&v.groups, c->n_rate_limit_groups);
 	rc = rc < 0 ? err_set(e, ENOMEM, "out of memory") : check_all(&v);
+	if (rc < 0)
+		err_flatten(e);
 	names_done(&v.ids);
 	names_done(&v.paths);
+	names_done(&v.groups);
 	return rc;
 }

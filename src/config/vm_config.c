@@ -36,6 +36,8 @@ static const struct field vm_rows[] = {
 	ROW_OBJECT(T, balloon, struct balloon_config, &balloon_schema, .has = HAS(T, has_balloon),
 	           .help = "Memory balloon"),
 	ROW_LIST(T, fs, struct fs_config, &fs_schema, .max_items = MAX_DEVICES, .help = "File systems of the host"),
+	ROW_LIST(T, generic_vhost_user, struct generic_vhost_user_config, &generic_vhost_user_schema,
+	         .max_items = MAX_DEVICES, .help = "Devices of other processes, by vhost-user"),
 	ROW_LIST(T, pmem, struct pmem_config, &pmem_schema, .max_items = MAX_DEVICES,
 	         .help = "Persistent memory devices"),
 	ROW_OBJECT(T, serial, struct console_config, &serial_schema, .help = "Legacy serial port"),
@@ -49,8 +51,11 @@ static const struct field vm_rows[] = {
 	         .help = "vDPA devices of the host"),
 	ROW_OBJECT(T, vsock, struct vsock_config, &vsock_schema, .has = HAS(T, has_vsock),
 	           .help = "Sockets between host and guest"),
+	ROW_OBJECT(T, rtc, struct rtc_config, &rtc_schema, .has = HAS(T, has_rtc),
+	           .help = "Clock of the host, as a virtio device"),
 	ROW_BOOL(T, pvpanic, .help = "A device by which the guest reports that it panics"),
 	ROW_BOOL(T, iommu, .help = "Whether there is an IOMMU for the devices that ask for one"),
+	ROW_BOOL(T, is_iommu_derived, .flags = ROW_NO_JSON | ROW_NO_OPTION, .help = "Whether only they ask for the IOMMU"),
 	ROW_LIST(T, sgx_epc, struct sgx_epc_config, &sgx_epc_schema, .max_items = MAX_DEVICES,
 	         .help = "Memory for SGX enclaves"),
 	ROW_LIST(T, numa, struct numa_config, &numa_schema, .max_items = MAX_DEVICES, .help = "NUMA nodes"),
@@ -61,6 +66,10 @@ static const struct field vm_rows[] = {
 	ROW_OBJECT(T, platform, struct platform_config, &platform_schema, .has = HAS(T, has_platform),
 	           .help = "PCI segments, IOMMU segments, SMBIOS identity"),
 	ROW_OBJECT(T, tpm, struct tpm_config, &tpm_schema, .has = HAS(T, has_tpm), .help = "TPM, emulated by swtpm"),
+	ROW_OBJECT(T, ivshmem, struct ivshmem_config, &ivshmem_schema, .has = HAS(T, has_ivshmem),
+	           .help = "Memory that VMs share"),
+	ROW_OBJECT(T, pvmemcontrol, struct pvmemcontrol_config, &pvmemcontrol_schema, .has = HAS(T, has_pvmemcontrol),
+	           .help = "Control of the host's backing of memory"),
 	ROW_BOOL(T, landlock_enable, .help = "Confine the process to the files that its VM is made of"),
 	ROW_LIST(T, landlock_rules, struct landlock_config, &landlock_schema, .max_items = MAX_DEVICES,
 	         .help = "What the process may use besides"),
@@ -91,6 +100,7 @@ int vm_config_copy(struct vm_config *to, const struct vm_config *from, struct er
 static bool needs_iommu(const struct vm_config *c)
 {
 	bool needs = c->rng.iommu || c->console.iommu || (c->has_vsock && c->vsock.iommu) ||
+		     (c->has_balloon && c->balloon.iommu) || (c->has_rtc && c->rtc.iommu) ||
 		     (c->has_platform && c->platform.iommu_segments);
 	for (size_t i = 0; !needs && i < c->n_disks; i++)
 		needs = c->disks[i].iommu;
@@ -105,9 +115,16 @@ static bool needs_iommu(const struct vm_config *c)
 	return needs;
 }
 
+void vm_config_update_iommu(struct vm_config *c)
+{
+	if (c->is_iommu_derived)
+		c->iommu = c->is_iommu_derived = needs_iommu(c);
+}
+
 int vm_config_complete(struct vm_config *c, struct err *e)
 {
-	c->iommu |= needs_iommu(c);
+	if (!c->iommu)
+		c->iommu = c->is_iommu_derived = needs_iommu(c);
 	for (size_t i = 0; i < c->n_net; i++) {
 		struct net_config *n = &c->net[i];
 		if (n->has_mac)

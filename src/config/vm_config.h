@@ -9,6 +9,7 @@
 #include "base/err.h"
 #include "base/forward.h"
 #include "base/text.h"
+#include "config/generic_vhost_user.h"
 
 struct schema;
 
@@ -24,6 +25,7 @@ struct cpu_affinity_config {
 };
 
 enum core_scheduling { CORE_SCHEDULING_OFF, CORE_SCHEDULING_VM, CORE_SCHEDULING_VCPU };
+enum cpu_profile { CPU_PROFILE_HOST }; /* what the guest sees of the host's CPU: all */
 
 struct cpus_config {
 	uint8_t boot_vcpus, max_vcpus;
@@ -35,6 +37,8 @@ struct cpus_config {
 	bool nested;
 	uint8_t pad_[1];
 	enum core_scheduling core_scheduling;
+	enum cpu_profile profile;
+	uint8_t pad2_[4];
 	struct cpu_affinity_config *affinity;
 	size_t n_affinity;
 };
@@ -63,8 +67,22 @@ struct memory_config {
 	uint8_t pad_[3];
 };
 
+struct fw_cfg_item_config {
+	char *name, *file, *string;
+};
+
+struct fw_cfg_config { /* what a firmware is told by QEMU's fw_cfg interface */
+	bool e820, kernel, cmdline, initramfs, acpi_table;
+	uint8_t pad_[3];
+	struct fw_cfg_item_config *items;
+	size_t n_items;
+};
+
 struct payload_config {
 	char *kernel, *firmware, *initramfs, *cmdline, *igvm, *host_data;
+	struct fw_cfg_config fw_cfg_config;
+	bool has_fw_cfg_config;
+	uint8_t pad_[7];
 };
 
 struct platform_config {
@@ -78,7 +96,9 @@ struct platform_config {
 	uint16_t num_pci_segments;
 	uint8_t iommu_address_width;
 	bool iommufd, vfio_p2p_dma, tdx, sev_snp;
-	uint8_t pad_[1];
+	bool has_iommufd_fd;
+	int32_t iommufd_fd;
+	uint8_t pad_[4];
 };
 
 /* A bucket of `size` tokens, refilled in refill_time ms; one_time_burst tokens more at the start. */
@@ -160,8 +180,21 @@ struct rng_config {
 
 struct balloon_config {
 	uint64_t size;
-	bool deflate_on_oom, free_page_reporting;
-	uint8_t pad_[6];
+	char *id;
+	uint16_t pci_segment;
+	bool has_pci_device_id;
+	uint8_t pci_device_id;
+	bool deflate_on_oom, free_page_reporting, iommu;
+	uint8_t pad_[1];
+};
+
+struct rtc_config {
+	char *id;
+	uint16_t pci_segment;
+	bool has_pci_device_id;
+	uint8_t pci_device_id;
+	bool iommu;
+	uint8_t pad_[3];
 };
 
 struct fs_config {
@@ -191,9 +224,13 @@ enum console_mode { CONSOLE_OFF, CONSOLE_PTY, CONSOLE_TTY, CONSOLE_NULL, CONSOLE
 
 struct console_config {
 	char *file, *socket;
+	char *id; /* and the places on PCI: of --console alone */
 	enum console_mode mode;
+	uint16_t pci_segment;
+	bool has_pci_device_id;
+	uint8_t pci_device_id;
 	bool iommu;
-	uint8_t pad_[3];
+	uint8_t pad_[7];
 };
 
 struct debug_console_config {
@@ -205,7 +242,7 @@ struct debug_console_config {
 };
 
 struct device_config { /* VFIO */
-	char *path;
+	char *path; /* NULL: by fd */
 	char *id;
 	uint8_t *x_exclude_mmap_bars;
 	size_t n_x_exclude_mmap_bars;
@@ -213,7 +250,9 @@ struct device_config { /* VFIO */
 	bool has_pci_device_id, has_x_nv_gpudirect_clique;
 	uint8_t pci_device_id, x_nv_gpudirect_clique;
 	bool iommu;
-	uint8_t pad_[1];
+	bool has_fd;
+	int32_t fd;
+	uint8_t pad_[4];
 };
 
 struct user_device_config { /* vfio-user */
@@ -285,6 +324,15 @@ struct tpm_config {
 	char *socket;
 };
 
+struct ivshmem_config {
+	char *path;
+	uint64_t size;
+};
+
+struct pvmemcontrol_config {
+	uint8_t pad_[8]; /* nothing to say but that it is there */
+};
+
 struct landlock_config {
 	char *path;
 	char *access; /* "r", "w" or both */
@@ -319,6 +367,8 @@ struct vm_config {
 	struct balloon_config balloon;
 	struct fs_config *fs;
 	size_t n_fs;
+	struct generic_vhost_user_config *generic_vhost_user;
+	size_t n_generic_vhost_user;
 	struct pmem_config *pmem;
 	size_t n_pmem;
 	struct console_config serial, console;
@@ -330,6 +380,7 @@ struct vm_config {
 	struct vdpa_config *vdpa;
 	size_t n_vdpa;
 	struct vsock_config vsock;
+	struct rtc_config rtc;
 	struct sgx_epc_config *sgx_epc;
 	size_t n_sgx_epc;
 	struct numa_config *numa;
@@ -338,20 +389,23 @@ struct vm_config {
 	size_t n_pci_segments;
 	struct platform_config platform;
 	struct tpm_config tpm;
+	struct ivshmem_config ivshmem;
+	struct pvmemcontrol_config pvmemcontrol;
 	struct landlock_config *landlock_rules;
 	size_t n_landlock_rules;
 	struct machine_config machine;
-	bool has_payload, has_balloon, has_vsock, has_platform, has_tpm;
+	bool has_payload, has_balloon, has_vsock, has_platform, has_tpm, has_rtc, has_ivshmem, has_pvmemcontrol;
 	bool iommu; /* some device is to be placed behind the guest's IOMMU */
 	bool pvpanic, watchdog, gdb, landlock_enable;
-	uint8_t pad_[6];
+	bool is_iommu_derived; /* from the devices: the user did not say it */
+	uint8_t pad_[2];
 };
 
 extern const struct schema vm_config_schema, cpus_schema, memory_schema, memory_zone_schema, payload_schema,
 	platform_schema, rate_limit_group_schema, disk_schema, net_schema, rng_schema, balloon_schema, fs_schema,
 	pmem_schema, serial_schema, console_schema, debug_console_schema, device_schema, user_device_schema,
-	vdpa_schema, vsock_schema, sgx_epc_schema, numa_schema, pci_segment_schema, tpm_schema, landlock_schema,
-	machine_schema;
+	vdpa_schema, vsock_schema, rtc_schema, sgx_epc_schema, numa_schema, pci_segment_schema, tpm_schema,
+	landlock_schema, machine_schema, ivshmem_schema, pvmemcontrol_schema;
 
 int vm_config_init(struct vm_config *c, struct err *e); /* all defaults */
 void vm_config_done(struct vm_config *c);
@@ -363,6 +417,8 @@ int vm_config_validate(const struct vm_config *c, struct err *e);
 /* What is derived and not said: whether there is an IOMMU, addresses for networks without one. For a configuration
  * that came as JSON, once it is accepted; one from a command line is complete. */
 int vm_config_complete(struct vm_config *c, struct err *e);
+/* After devices have gone: an IOMMU that only they asked for goes, too. */
+void vm_config_update_iommu(struct vm_config *c);
 
 /* Not an error, but worth a line in the log; false, and nothing in t, when there is nothing to say. */
 bool vm_config_warning(const struct vm_config *c, struct text *t);

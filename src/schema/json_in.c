@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* JSON into an object: defaults first, then the members that are there, in row order.
  *
- * The text is hostile. Its size and nesting are bounded before the JSON library sees it, since the library recurses per
- * level. From then on recursion goes along the schema. `null` is the same as an absent member where absence can be
- * said. Every refusal names the member: "disks[0].queue_size: 70000 is not within 0 to 65535". */
+ * The text is hostile. Its size, nesting and number of values are bounded before the JSON library sees it, since the
+ * library recurses per level and makes some 200 bytes of "{}". From then on recursion goes along the schema. `null` is the
+ * same as an absent member where absence can be said. Every refusal names the member:
+ * "disks[0].queue_size: 70000 is not within 0 to 65535". */
 #include "schema/field.h"
 
 #include "base/cleanup.h"
@@ -275,10 +276,16 @@ static int read_object(const struct read *r, const struct schema *s, json_t *j, 
 	return 0;
 }
 
-/* Deepest nesting of the text, whether it is JSON or not. */
-static unsigned depth_of(const char *json, size_t n_bytes)
+/* What the JSON library would build of the text, whether it is JSON or not. */
+struct extent {
+	unsigned deepest;
+	size_t n_values; /* at most as many: an empty list or object counts for two */
+};
+
+static struct extent measure(const char *json, size_t n_bytes)
 {
-	unsigned depth = 0, deepest = 0;
+	struct extent x = { .n_values = 1 };
+	unsigned depth = 0;
 	bool in_string = false;
 	for (size_t i = 0; i < n_bytes; i++) {
 		char c = json[i];
@@ -288,12 +295,13 @@ static unsigned depth_of(const char *json, size_t n_bytes)
 			continue;
 		}
 		in_string = c == '"';
+		x.n_values += c == ',' || c == '{' || c == '[';
 		if (c == '{' || c == '[')
-			deepest = ++depth > deepest ? depth : deepest;
+			x.deepest = ++depth > x.deepest ? depth : x.deepest;
 		else if ((c == '}' || c == ']') && depth)
 			depth--;
 	}
-	return deepest;
+	return x;
 }
 
 int schema_parse_json(const struct schema *s, const char *json, size_t n_bytes, unsigned flags, void *object,
@@ -302,8 +310,11 @@ int schema_parse_json(const struct schema *s, const char *json, size_t n_bytes, 
 	const struct read r = { .flags = flags, .e = e };
 	if (n_bytes > SCHEMA_JSON_MAX_BYTES)
 		return err_set(e, E2BIG, "JSON: %zu bytes are more than %u", n_bytes, SCHEMA_JSON_MAX_BYTES);
-	if (depth_of(json, n_bytes) > SCHEMA_JSON_MAX_DEPTH)
+	const struct extent x = measure(json, n_bytes);
+	if (x.deepest > SCHEMA_JSON_MAX_DEPTH)
 		return err_set(e, EINVAL, "JSON: nested deeper than %u", SCHEMA_JSON_MAX_DEPTH);
+	if (x.n_values > SCHEMA_JSON_MAX_VALUES)
+		return err_set(e, EINVAL, "JSON: more than %u values", SCHEMA_JSON_MAX_VALUES);
 
 	json_error_t error;
 	json_t *root = json_loadb(json, n_bytes, JSON_REJECT_DUPLICATES, &error);
@@ -312,8 +323,10 @@ int schema_parse_json(const struct schema *s, const char *json, size_t n_bytes, 
 	int rc = schema_init(s, object, e);
 	if (rc == 0) {
 		rc = read_object(&r, s, root, NULL, object);
-		if (rc < 0)
+		if (rc < 0) {
+			err_flatten(e);
 			schema_done(s, object);
+		}
 	}
 	json_decref(root);
 	return rc;

@@ -18,20 +18,9 @@ static int write_object(const struct write *w, const struct schema *s, const voi
 
 static int write_string(const struct write *w, const struct field *f, const char *s)
 {
-	size_t n = strlen(s);
-	if (!word_is_utf8(s, n))
+	if (!word_is_utf8(s, strlen(s)))
 		return err_set(w->e, EILSEQ, "%s: not UTF-8, so it has no JSON form", field_json(f));
-	text_append_char(w->t, '"');
-	for (size_t i = 0; i < n; i++) {
-		uint8_t c = (uint8_t)s[i];
-		if (c == '"' || c == '\\')
-			text_appendf(w->t, "\\%c", c);
-		else if (c < 0x20)
-			text_appendf(w->t, "\\u%04x", c);
-		else
-			text_append_char(w->t, (char)c);
-	}
-	text_append_char(w->t, '"');
+	text_append_json_string(w->t, s);
 	return 0;
 }
 

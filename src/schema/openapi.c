@@ -155,11 +155,14 @@ void schema_write_openapi(const struct schema *s, unsigned indent, struct text *
 		has_required = true;
 		line(&c, 4, "- %s", field_json(f));
 	}
-	line(&c, 2, "properties:");
+	bool has_properties = false;
 	for (uint32_t i = 0; i < s->n_fields; i++) {
 		const struct field *f = &s->fields[i];
 		if (!field_is_in_json(f))
 			continue;
+		if (!has_properties)
+			line(&c, 2, "properties:");
+		has_properties = true;
 		line(&c, 4, "%s:", field_json(f));
 		describe(&c, 6, f->help);
 		write_type(&c, 6, f);

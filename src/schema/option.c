@@ -73,12 +73,25 @@ static enum option_key kind_of_key(const void *context, const char *key)
 
 static int convert(const struct field *f, const char *word, void *object);
 
+/* A word that stands for a number. */
+static bool is_name_of_number(const struct field *f, const char *word, uint64_t *ret_v)
+{
+	for (const struct enum_name *n = f->names; n && n->json; n++)
+		if (strcmp(n->word, word) == 0) {
+			*ret_v = n->value;
+			return true;
+		}
+	return false;
+}
+
 static int convert_number(const struct field *f, const char *word, void *object)
 {
 	uint64_t v = 0;
 	int32_t v32 = 0;
-	bool is_good;
-	if (f->type == FIELD_I32) {
+	bool is_good = is_name_of_number(f, word, &v);
+	if (is_good)
+		; /* and known */
+	else if (f->type == FIELD_I32) {
 		is_good = word_to_i32(word, &v32);
 		v = (uint64_t)(int64_t)v32;
 	} else if (f->flags & ROW_HEX) {
@@ -386,7 +399,8 @@ static int read_absent(struct parse *p, const struct schema *s, const struct fie
 		assert(other && field_is_number(other) && other < f);
 		field_set_number(f, object, field_number(other, object));
 	}
-	if (!(f->flags & (ROW_REQUIRED_OPTION | ROW_IN_MODE)))
+	if (!(f->flags & (ROW_REQUIRED_OPTION | ROW_IN_MODE)) ||
+	    (f->instead && option_string_value(&p->words, f->instead)))
 		return 0;
 	int rc = f->missing ? err_set(p->e, EINVAL, "%s", f->missing) : err_set(p->e, EINVAL, "%s missing", key);
 	return f->flags & ROW_PLAIN_TEXT ? rc : add_prefix(p, rc);
@@ -469,7 +483,9 @@ int schema_parse_option(const struct schema *s, const char *text, void *object, 
 		rc = read_rows(&p, s, "", object, &is_given);
 
 	option_string_done(&p.words);
-	if (rc < 0)
+	if (rc < 0) {
+		err_flatten(e);
 		schema_done(s, object);
+	}
 	return rc;
 }

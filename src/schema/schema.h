@@ -85,7 +85,8 @@ struct field {
 	uint32_t mode;      /* ROW_IN_MODE */
 	const char *def_string;
 	const char *def_key; /* option: without a value of its own, takes that of this key's row, an earlier one */
-	const struct enum_name *names;
+	const char *instead; /* option: with this key, the row need not be there, though ROW_REQUIRED_OPTION */
+	const struct enum_name *names; /* of an ENUM; of a number: words that stand for it in option strings */
 	const struct schema *schema;
 	/* ROW_FLAT with has: whether the parsed object counts as given. NULL: when a key of its was given. */
 	bool (*is_present)(const void *object);
@@ -167,9 +168,10 @@ const struct field *schema_find(const struct schema *s, const char *name);
 int schema_parse_option(const struct schema *s, const char *text, void *object, struct err *e);
 
 /* JSON. Integers travel as JSON integers up to 2^63 - 1; a larger uint64_t has no JSON form and is refused both ways.
- * Input is at most SCHEMA_JSON_MAX_BYTES and SCHEMA_JSON_MAX_DEPTH deep. */
+ * Input is at most SCHEMA_JSON_MAX_BYTES, SCHEMA_JSON_MAX_DEPTH deep, and has about SCHEMA_JSON_MAX_VALUES. */
 #define SCHEMA_JSON_MAX_BYTES (4u << 20)
 #define SCHEMA_JSON_MAX_DEPTH 32u
+#define SCHEMA_JSON_MAX_VALUES (128u << 10)
 enum schema_json_flags {
 	SCHEMA_FROM_REMOTE = 1 << 0,  /* in: ROW_HOST rows are refused */
 	SCHEMA_WITH_SECRETS = 1 << 1, /* out */

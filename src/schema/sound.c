@@ -87,7 +87,7 @@ static const char *fault_of_form(const struct schema *s, const struct field *f)
 		return "a nested schema, or none, where it does not belong";
 	if (is_nested && f->schema->size != f->size)
 		return "of another size than its schema";
-	if ((f->type == FIELD_ENUM) != (f->names != NULL))
+	if (f->type == FIELD_ENUM ? !f->names : f->names && !(field_is_number(f) && f->placeholder))
 		return "names where they do not belong, or none";
 	if (f->type == FIELD_ENUM && f->size != sizeof(unsigned))
 		return "an enum that is no int";

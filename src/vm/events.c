@@ -1,12 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The queue is a buffer of whole events, under a leaf lock. The writer takes as much of it as the descriptor accepts; the
  * rest of a half-written event stays at the front and is never dropped, so that a reader can always find the next
- * event. Files always accept, and are no sources of an event loop; all else is watched while it does not. */
+ * event. Files are no sources of an event loop; all else is watched while it does not accept. A write that fails is tried
+ * again after a while, as disks are full for a time only: but not when there is nobody who could ever read. */
 #include "vm/events.h"
 
 #include "base/checked.h"
 #include "base/cleanup.h"
 #include "base/clock.h"
+#include "base/log.h"
 #include "loop/loop.h"
 
 #include <fcntl.h>
@@ -19,6 +21,7 @@
 
 /* How long the end of the stream waits for a reader to take the rest of a half-written event. */
 #define LAST_WAIT_MS 250
+#define RETRY_NS (500 * NS_PER_MS)
 
 struct events {
 	uint64_t start_ns;
@@ -28,7 +31,9 @@ struct events {
 	/* The writer's; once it has ended, the owner's. */
 	int fd;
 	struct source source; /* added while fd does not accept */
-	bool is_watched, is_broken;
+	struct timer retry;
+	struct log log;
+	bool is_watched, is_broken, has_complained;
 	bool is_inside; /* the last byte written was not an event's last */
 
 	pthread_mutex_t lock;
@@ -69,14 +74,24 @@ static size_t whole_events(const char *bytes, size_t n)
 	return 0;
 }
 
-/* False when the descriptor takes no more just now. */
-static bool write_queue(struct events *ev)
+static void complain(struct events *ev, int error)
+{
+	if (!ev->has_complained)
+		log_warn(&ev->log, "events cannot be written%s: %s", ev->is_broken ? " any more" : " just now; they wait",
+		         strerrordesc_np(error));
+	ev->has_complained = true;
+}
+
+/* All is written; the descriptor says when it takes more; or nobody says. */
+enum progress { IS_DONE, IS_FULL, HAS_FAILED };
+
+static enum progress write_queue(struct events *ev)
 {
 	char chunk[4096]; /* at most PIPE_BUF: a FIFO takes such a write whole or not at all */
 	for (;;) {
 		size_t n = peek(ev, chunk, sizeof chunk);
 		if (n == 0)
-			return true;
+			return IS_DONE;
 		/* Whole events, unless there is one that is longer than a chunk. */
 		size_t n_whole = whole_events(chunk, n);
 		if (n_whole)
@@ -85,9 +100,13 @@ static bool write_queue(struct events *ev)
 		if (n_written < 0 && errno == EINTR)
 			continue;
 		if (n_written < 0 && errno == EAGAIN)
-			return false;
-		if (n_written < 0) { /* the reader has gone, or the disk is full: nobody is to wait for that */
-			ev->is_broken = true;
+			return IS_FULL;
+		if (n_written < 0) {
+			int error = errno;
+			ev->is_broken = error == EPIPE || error == EBADF; /* the reader has gone: nobody is to wait for that */
+			complain(ev, error);
+			if (!ev->is_broken)
+				return HAS_FAILED;
 			continue;
 		}
 		ev->is_inside = (size_t)n_written != whole_events(chunk, (size_t)n_written);
@@ -95,15 +114,24 @@ static bool write_queue(struct events *ev)
 	}
 }
 
+static void on_retry(struct timer *t);
+
 static void run_writer(struct events *ev)
 {
-	bool is_done = write_queue(ev);
-	if (is_done && ev->is_watched) {
+	enum progress progress = write_queue(ev);
+	if (progress != IS_FULL && ev->is_watched) {
 		loop_remove(&ev->source);
 		ev->is_watched = false;
-	} else if (!is_done && !ev->is_watched) {
+	} else if (progress == IS_FULL && !ev->is_watched) {
 		ev->is_watched = loop_add(ev->thread.loop, &ev->source, ev->fd, EPOLLOUT, on_writable, NULL) >= 0;
 	}
+	if (progress == HAS_FAILED && !ev->retry.is_set)
+		timer_set(ev->thread.loop, &ev->retry, clock_now_ns() + RETRY_NS, on_retry);
+}
+
+static void on_retry(struct timer *t)
+{
+	run_writer(container_of(t, struct events, retry));
 }
 
 static void on_writable(struct source *source, uint32_t epoll_events)
@@ -144,6 +172,12 @@ int events_open_fd(int fd, struct events **ret_ev, struct err *e)
 	return 0;
 }
 
+void events_log_to(struct events *ev, const struct log_sink *sink)
+{
+	if (ev)
+		ev->log = (struct log){ .sink = sink, .object = "event-monitor" };
+}
+
 int events_open_path(const char *path, struct events **ret_ev, struct err *e)
 {
 	struct stat st;
@@ -165,6 +199,7 @@ static int unwatch(void *arg)
 	if (ev->is_watched)
 		loop_remove(&ev->source);
 	ev->is_watched = false;
+	timer_cancel(&ev->retry);
 	return 0;
 }
 
@@ -172,7 +207,7 @@ static int unwatch(void *arg)
 static void write_last(struct events *ev)
 {
 	uint64_t end_ns = clock_now_ns() + LAST_WAIT_MS * NS_PER_MS;
-	while (!write_queue(ev)) {
+	while (write_queue(ev) == IS_FULL) {
 		uint64_t now = clock_now_ns();
 		struct pollfd p = { .fd = ev->fd, .events = POLLOUT };
 		if (!ev->is_inside || now >= end_ns || poll(&p, 1, (int)((end_ns - now) / NS_PER_MS) + 1) < 0)
@@ -208,11 +243,17 @@ static char *format(const struct events *ev, const char *source, const char *eve
 	return text;
 }
 
+/* How much of the queue an event of that source may fill. */
+static size_t share_of(const char *source)
+{
+	return strcmp(source, "virtio-device") == 0 ? EVENTS_QUEUE_BYTES - EVENTS_RESERVE_BYTES : EVENTS_QUEUE_BYTES;
+}
+
 /* Under the lock. */
-static bool append(struct events *ev, const char *text)
+static bool append(struct events *ev, const char *text, size_t share)
 {
 	size_t n = strlen(text);
-	if (n + 2 > sizeof ev->bytes - ev->n_bytes)
+	if (ev->n_bytes + n + 2 > share)
 		return false;
 	memcpy(ev->bytes + ev->n_bytes, text, n);
 	memcpy(ev->bytes + ev->n_bytes + n, "\n\n", 2);
@@ -221,14 +262,14 @@ static bool append(struct events *ev, const char *text)
 }
 
 /* Under the lock. What was lost is said before anything else, or nothing is. */
-static bool append_lost(struct events *ev)
+static bool append_lost(struct events *ev, size_t share)
 {
 	if (!ev->n_lost)
 		return true;
 	char count[24];
 	(void)snprintf(count, sizeof count, "%llu", (unsigned long long)ev->n_lost);
 	free_scoped char *text = format(ev, "vmm", "events-lost", json_pack("{s:s}", "count", count));
-	if (!text || !append(ev, text))
+	if (!text || !append(ev, text, share))
 		return false;
 	ev->n_lost = 0;
 	return true;
@@ -238,7 +279,8 @@ static void emit(struct events *ev, const char *source, const char *event, json_
 {
 	(void)pthread_mutex_lock(&ev->lock); /* time goes forward in the stream */
 	free_scoped char *text = format(ev, source, event, properties);
-	if (!text || !append_lost(ev) || !append(ev, text))
+	size_t share = share_of(source);
+	if (!text || !append_lost(ev, share) || !append(ev, text, share))
 		ev->n_lost++;
 	(void)pthread_mutex_unlock(&ev->lock);
 	loop_post(ev->thread.loop, &ev->message, on_message);

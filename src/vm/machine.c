@@ -5,7 +5,6 @@
 
 #include "base/checked.h"
 #include "base/text.h"
-#include "vm/unsupported.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -241,9 +240,7 @@ static int make_vcpus(struct machine *m, struct err *e)
 
 static int assemble(struct machine *m, struct err *e)
 {
-	int rc = refuse_unsupported(m->p.config, e);
-	if (rc >= 0)
-		rc = hv_supported_cpuid(m->p.hv, &m->supported, e);
+	int rc = hv_supported_cpuid(m->p.hv, &m->supported, e);
 	if (rc < 0)
 		return rc;
 

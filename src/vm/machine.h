@@ -27,8 +27,9 @@ struct machine_params {
 	/* The guest reset, powered off, crashed, or a vCPU failed. vCPU threads. */
 	void (*event)(void *context, enum vcpu_event what, const char *report);
 	/* A device has left: the guest has let go of it, or the machine has ended while it was asked to. Its id and its slot are
-	 * free. Main loop, also from machine_free(); the machine may not be freed in it. May be NULL. */
-	void (*removed)(void *context, const char *id, const char *bdf);
+	 * free. was_asked_for: not the guest alone wanted it. Main loop, also from machine_free(); the machine may not be freed
+	 * in it. May be NULL. */
+	void (*removed)(void *context, const char *id, const char *bdf, bool was_asked_for);
 	void *context;
 };
 
@@ -46,8 +47,12 @@ int machine_keep_files(struct machine *m);
 /* A huge page takes the place of mapped pages, where they are to stay for a while only. 1: there are more. */
 int machine_settle_files(struct machine *m);
 
-/* After machine_start(), running or paused. The guest is told and may use it from now on. -EEXIST: the id is taken,
- * perhaps by a device that is being removed; -EINVAL: the place on the bus is; -ENOTSUP: without PCI and ACPI. */
+/* Of the devices on virtio transports, by their own ids. */
+enum device_presence { DEVICE_ABSENT, DEVICE_THERE, DEVICE_LEAVING };
+enum device_presence machine_presence(struct machine *m, const char *id);
+/* After machine_start(), running or paused; c has an id. The guest is told and may use it from now on. -EEXIST: the id is
+ * taken, perhaps by a device that is being removed; -EINVAL: the place on the bus is, or the id is too long; -ENOTSUP:
+ * without PCI and ACPI. What the host refuses is none of these. */
 int machine_add_disk(struct machine *m, const struct disk_config *c, struct pci_device_info *ret_info, struct err *e);
 /* Asks the guest, which answers when it likes: removed() tells. -ENOENT: there is none; -EBUSY: it has been asked already;
  * -ENOTSUP: not one that can leave. */

@@ -8,8 +8,8 @@
 #include "vm/events.h"
 #include "vm/machine_internal.h"
 
+#include <assert.h>
 #include <errno.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -25,8 +25,14 @@ struct attached *machine_find_device(struct machine *m, const char *id)
 {
 	list_for_each(l, &m->devices) {
 		struct attached *a = list_entry(l, struct attached, link);
-		bool is_function = a->pci && strncmp(id, PREFIX_PCI_ID, strlen(PREFIX_PCI_ID)) == 0;
-		if (strcmp(a->id, id) == 0 || (is_function && strcmp(a->id, id + strlen(PREFIX_PCI_ID)) == 0))
+		if (strcmp(a->id, id) == 0)
+			return a;
+	}
+	if (strncmp(id, PREFIX_PCI_ID, strlen(PREFIX_PCI_ID)) != 0)
+		return NULL;
+	list_for_each(l, &m->devices) {
+		struct attached *a = list_entry(l, struct attached, link);
+		if (a->pci && strcmp(a->id, id + strlen(PREFIX_PCI_ID)) == 0)
 			return a;
 	}
 	return NULL;
@@ -98,10 +104,14 @@ int machine_plug(struct machine *m, struct attached *a, int slot, struct err *e)
 
 /* --- devices ------------------------------------------------------------------------------------------------------------ */
 
+/* Any thread. A guest can reset a device as often as it likes, and is not to fill the host's disk with that: what is above
+ * the limit is counted in the log. */
 static void on_change(void *context, const struct virtio_device *v, bool is_active)
 {
-	struct machine *m = context;
-	events_emit_device(m->p.events, "virtio-device", is_active ? "activated" : "reset", v->id, NULL);
+	struct attached *a = context;
+	const struct log log = { .sink = a->m->p.log_sink, .object = v->id };
+	if (log_limit_pass(&log, &a->change_limit))
+		events_emit_device(a->m->p.events, "virtio-device", is_active ? "activated" : "reset", v->id, NULL);
 }
 
 /* In the list from the start: machine_free_device() takes it down, whatever is there of it. */
@@ -116,6 +126,7 @@ static int new_device(struct machine *m, const char *id, struct attached **ret_a
 		free(a);
 		return err_set(e, ENOMEM, "%s: no memory", id);
 	}
+	a->m = m;
 	list_append(&m->devices, &a->link);
 	m->n_devices++;
 	*ret_a = a;
@@ -132,7 +143,7 @@ static int make_virtio(struct machine *m, struct attached *a, const struct virti
 		.log_sink = m->p.log_sink,
 		.queue_size = queue_size,
 		.changed = on_change,
-		.context = m,
+		.context = a,
 	};
 	return virtio_device_new(cls, &p, params, &a->v, e);
 }
@@ -152,29 +163,14 @@ void machine_free_device(struct machine *m, struct attached *a)
 	free(a);
 }
 
-static bool is_id_taken(struct machine *m, const char *id)
-{
-	bool is_taken = machine_find_device(m, id) != NULL;
-	for (size_t i = 0; i < m->p.config->n_disks; i++)
-		is_taken |= m->p.config->disks[i].id && strcmp(m->p.config->disks[i].id, id) == 0;
-	return is_taken;
-}
-
 int machine_open_disk(struct machine *m, const struct disk_config *c, struct attached **ret_a, struct err *e)
 {
-	char made_id[32];
-	const char *id = c->id;
-	if (!id) { /* "_disk0" and so on, but none that the user has given to another disk */
-		do
-			(void)snprintf(made_id, sizeof made_id, "_disk%u", m->n_made_ids++);
-		while (is_id_taken(m, made_id));
-		id = made_id;
-	}
+	assert(c->id); /* given, or made for the configuration */
 	if (c->queue_size == 0) /* which would mean the class's own */
-		return err_set(e, EINVAL, "%s: queue_size 0 is not a power of two from 2 to %u", id, QUEUE_MAX_SIZE);
+		return err_set(e, EINVAL, "%s: queue_size 0 is not a power of two from 2 to %u", c->id, QUEUE_MAX_SIZE);
 
 	struct attached *a = NULL;
-	int rc = new_device(m, id, &a, e);
+	int rc = new_device(m, c->id, &a, e);
 	if (rc < 0)
 		return rc;
 	a->is_removable = true;

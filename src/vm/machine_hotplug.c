@@ -8,8 +8,8 @@
  * Going is up to the guest. machine_remove_device() asks; the guest's driver lets go and writes to the eject register,
  * perhaps never. That write comes on a vCPU's thread, which cannot free what it is using: it posts a message, and the main
  * thread takes the device down, first what is in flight, while the guest goes on, then, with the vCPUs paused, the
- * function. The same happens when a guest ejects on its own account. A machine that ends takes what was on its way out
- * with it: after a reboot it is gone.
+ * function. The same happens when a guest ejects on its own account, but then nobody wanted the device gone for good: it is
+ * back after a reboot. A machine that ends takes what was on its way out with it: after a reboot that is gone.
  *
  * A guest that is asked twice may eject twice, and the second time what is in the slot by then, which may be somebody
  * else's new disk. So it is asked again only by a user who insists, long after it read the first time; such a slot is then
@@ -80,6 +80,7 @@ static void finish_removal(struct machine *m, struct attached *a)
 	char bdf[PCI_BDF_CHARS];
 	unsigned slot = slot_of(a);
 	char *id = a->id;
+	bool was_asked_for = a->is_leaving;
 	a->id = NULL; /* ours now; logs of the device may still point there */
 	pci_device_bdf(virtio_pci_function(a->pci), bdf);
 
@@ -94,7 +95,7 @@ static void finish_removal(struct machine *m, struct attached *a)
 
 	log_info(&m->log, "'%s' is removed from slot %u", id, slot);
 	if (m->p.removed)
-		m->p.removed(m->p.context, id, bdf);
+		m->p.removed(m->p.context, id, bdf, was_asked_for);
 	free(id);
 }
 
@@ -199,21 +200,39 @@ static int check_id(struct machine *m, const char *id, struct err *e)
 	return 0;
 }
 
+enum device_presence machine_presence(struct machine *m, const char *id)
+{
+	const struct attached *a = machine_find_device(m, id);
+	if (!a || strcmp(a->id, id) != 0)
+		return DEVICE_ABSENT;
+	return a->is_leaving ? DEVICE_LEAVING : DEVICE_THERE;
+}
+
+/* The codes that speak of what was asked for are not the host's to use. */
+static int hosts(int rc, struct err *e)
+{
+	if (rc != -EINVAL && rc != -EEXIST && rc != -ENOENT)
+		return rc;
+	if (e)
+		e->code = EIO;
+	return -EIO;
+}
+
 int machine_add_disk(struct machine *m, const struct disk_config *c, struct pci_device_info *ret_info, struct err *e)
 {
 	int rc = need_hotplug(m, e);
 	if (rc >= 0)
 		rc = refuse_unsupported_disk(c, e);
-	if (rc >= 0 && c->id)
+	if (rc >= 0)
 		rc = check_id(m, c->id, e);
 	int slot = rc < 0 ? rc : machine_choose_slot(m, c, e);
 	struct attached *a = NULL;
-	rc = slot < 0 ? slot : machine_open_disk(m, c, &a, e);
+	rc = slot < 0 ? slot : hosts(machine_open_disk(m, c, &a, e), e);
 	if (rc < 0)
 		return rc;
 
 	bool was_running = vcpus_pause(&m->vcpus);
-	rc = machine_plug(m, a, slot, e);
+	rc = hosts(machine_plug(m, a, slot, e), e);
 	if (rc >= 0)
 		pci_hotplug_filled(&m->hotplug, (unsigned)slot, true);
 	else

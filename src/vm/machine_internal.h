@@ -30,6 +30,7 @@ struct block_image;
 /* One virtio device on its transport. */
 struct attached {
 	struct list_link link;
+	struct machine *m;
 	char *id;
 	struct virtio_device *v;
 	struct virtio_pci *pci;
@@ -38,6 +39,7 @@ struct attached {
 	bool is_removable;
 	bool is_leaving;   /* the guest was asked for it */
 	uint64_t asked_ns; /* when; the last time */
+	struct log_limit change_limit;
 };
 
 struct machine {
@@ -67,7 +69,6 @@ struct machine {
 
 	struct list_link devices; /* struct attached, in the order in which they came */
 	size_t n_devices;
-	unsigned n_made_ids;
 	struct machine_ejection *ejection; /* NULL without hotplug */
 	struct timer retry;                /* while the guest has not read what it was told */
 	uint64_t retry_ns;
@@ -84,11 +85,11 @@ struct machine {
 /* --- machine_devices.c ---------------------------------------------------------------------------------------------- */
 
 int machine_add_virtio_devices(struct machine *m, struct err *e);
-/* By its id, or by that of its PCI function. */
+/* By its id, or, when that is nobody's, by that of its PCI function. */
 struct attached *machine_find_device(struct machine *m, const char *id);
 /* The lowest free slot, or the one that c asks for. Errors are in words for whoever asked. */
 int machine_choose_slot(const struct machine *m, const struct disk_config *c, struct err *e);
-/* Opens the image and makes the device, on no transport yet; it is in the list of devices then. */
+/* c has an id. Opens the image and makes the device, on no transport yet; it is in the list of devices then. */
 int machine_open_disk(struct machine *m, const struct disk_config *c, struct attached **ret_a, struct err *e);
 /* Onto the transport; vCPUs do not run. On failure the device stays as it was. slot: of PCI. */
 int machine_plug(struct machine *m, struct attached *a, int slot, struct err *e);

@@ -200,10 +200,10 @@ static void on_event(void *context, enum vcpu_event what, const char *report)
 	}
 }
 
-static void on_removed(void *context, const char *id, const char *bdf)
+static void on_removed(void *context, const char *id, const char *bdf, bool was_asked_for)
 {
 	struct vm *vm = context;
-	vm->p.device_removed(vm->p.context, id, bdf);
+	vm->p.device_removed(vm->p.context, id, bdf, was_asked_for);
 }
 
 /* --- the state machine, main thread ---------------------------------------------------------------------------------- */
@@ -265,12 +265,6 @@ void vm_ended(struct vm *vm)
 	take_down(vm, VM_SHUTDOWN);
 }
 
-int vm_reboot(struct vm *vm, struct err *e)
-{
-	int rc = vm_shutdown(vm, e);
-	return rc < 0 ? rc : vm_boot(vm, e);
-}
-
 int vm_pause(struct vm *vm, struct err *e)
 {
 	if (vm->state != VM_RUNNING)
@@ -309,6 +303,13 @@ int vm_nmi(struct vm *vm, struct err *e)
 }
 
 /* --- devices ------------------------------------------------------------------------------------------------------------ */
+
+bool vm_has_device(struct vm *vm, const char *id, bool *ret_is_leaving)
+{
+	enum device_presence p = vm->machine ? machine_presence(vm->machine, id) : DEVICE_ABSENT;
+	*ret_is_leaving = p == DEVICE_LEAVING;
+	return p != DEVICE_ABSENT;
+}
 
 int vm_add_disk(struct vm *vm, const struct disk_config *disk, struct pci_device_info *ret_info, struct err *e)
 {

@@ -38,8 +38,8 @@ struct vm_params {
 	/* On the main loop. The vCPU that asked waits; whoever is called takes the VM down, boots it again, or lets it
 	 * wait. While the VM is paused nothing is asked: that comes after vm_resume(). */
 	void (*request)(void *context, enum vm_request what);
-	/* On the main loop: the guest has let go of a device (vm_remove_device()). */
-	void (*device_removed)(void *context, const char *id, const char *bdf);
+	/* On the main loop: the guest has let go of a device, because of vm_remove_device() or on its own account. */
+	void (*device_removed)(void *context, const char *id, const char *bdf, bool was_asked_for);
 	void *context;
 };
 
@@ -54,14 +54,14 @@ int vm_resume(struct vm *vm, struct err *e);
 /* The guest notices a press of the power button. */
 int vm_power_button(struct vm *vm, struct err *e);
 int vm_nmi(struct vm *vm, struct err *e); /* to every vCPU */
-int vm_reboot(struct vm *vm, struct err *e);
 /* Takes the machine down without asking the guest: what it was told is written is on its way to the disk's host file and
  * is flushed. */
 int vm_shutdown(struct vm *vm, struct err *e);
 /* The same, because the guest ended: the state is then VM_SHUTDOWN. */
 void vm_ended(struct vm *vm);
 
-/* Devices of the machine; only while there is one. */
+/* Devices of the machine; only while there is one. As machine_add_disk() and its neighbours. */
+bool vm_has_device(struct vm *vm, const char *id, bool *ret_is_leaving);
 int vm_add_disk(struct vm *vm, const struct disk_config *disk, struct pci_device_info *ret_info, struct err *e);
 int vm_remove_device(struct vm *vm, const char *id, struct err *e);
 void vm_device_tree(struct vm *vm, struct text *json);     /* an object; {} when there is no machine */

@@ -3,7 +3,8 @@
  * consoles; vm.c knows whether a machine runs. Texts and their order are Cloud Hypervisor's, as its clients match them.
  *
  * A disk that is added to a running guest joins the configuration, so that it is there after a reboot; one that is to be
- * removed stays until the guest has let go of it, or until the machine goes down, whichever comes first. vm.c tells. */
+ * removed stays until the guest has let go of it, or until the machine goes down, whichever comes first. vm.c tells. One that
+ * the guest ejects without being asked stays in the configuration: it is not the guest's to say what the next boot has. */
 #include "vm/vmm.h"
 
 #include "base/checked.h"
@@ -14,6 +15,7 @@
 #include "loop/loop.h"
 #include "schema/schema.h"
 #include "vm/events.h"
+#include "vm/unsupported.h"
 #include "vm/vm_info.h"
 
 #include <assert.h>
@@ -36,7 +38,7 @@ struct vmm {
 };
 
 static void on_request(void *context, enum vm_request what);
-static void on_device_removed(void *context, const char *id, const char *bdf);
+static void on_device_removed(void *context, const char *id, const char *bdf, bool was_asked_for);
 
 int vmm_new(const struct vmm_params *p, struct vmm **ret_vmm, struct err *e)
 {
@@ -109,10 +111,19 @@ static int because(int rc, const char *operation, struct err *e)
 	return rc;
 }
 
-/* The codes that say "the client is wrong" keep their meaning: what the host or the machine refuses is none of them, also
- * where errno is the same. */
+/* Of a text that names what a client chose, before an operation is put in front of it. */
+static int one_cause(int rc, struct err *e)
+{
+	if (rc < 0)
+		err_flatten(e);
+	return rc;
+}
+
+/* Of a boot, or of opening the consoles, as one cause: there the codes that say "the client is wrong" (vmm.h) are the host's
+ * errno by chance, and become -EIO. */
 static int not_the_clients(int rc, struct err *e)
 {
+	(void)one_cause(rc, e);
 	if (rc != -ENOENT && rc != -EEXIST && rc != -EINVAL)
 		return rc;
 	if (e)
@@ -186,10 +197,17 @@ int vmm_create(struct vmm *vmm, struct vm_config *config, struct err *e)
 	return 0;
 }
 
+/* What a boot needs of the configuration alone. Before names are made for thousands of devices that no machine can have. */
+static int check_bootable(const struct vm_config *c, struct err *e)
+{
+	int rc = validate(c, e);
+	return rc < 0 ? rc : refuse_unsupported(c, e);
+}
+
 /* Ids that the user did not give are made when the machine is: they are then in vm.info, and stay over reboots. */
 static int boot(struct vmm *vmm, struct err *e)
 {
-	int rc = validate(vmm->config, e);
+	int rc = check_bootable(vmm->config, e);
 	if (rc >= 0)
 		rc = vm_config_name_devices(vmm->config, &vmm->names, e);
 	return rc < 0 ? rc : not_the_clients(vm_boot(vmm->vm, e), e);
@@ -268,11 +286,13 @@ int vmm_reboot(struct vmm *vmm, struct err *e)
 	emit(vmm, "rebooting");
 	if (!has_machine(vmm))
 		return not_created(operation, e);
-	int rc = vm_shutdown(vmm->vm, e);
+	int rc = check_bootable(vmm->config, e); /* while there is still a machine to keep */
 	if (rc >= 0)
-		rc = boot(vmm, e);
-	if (rc >= 0)
-		emit(vmm, "rebooted");
+		rc = vm_shutdown(vmm->vm, e);
+	if (rc < 0)
+		return because(rc, operation, e);
+	rc = boot(vmm, e);
+	emit(vmm, rc < 0 ? "shutdown" : "rebooted");
 	return because(rc, operation, e);
 }
 
@@ -316,14 +336,50 @@ static int check_with_disk(const struct vm_config *c, const struct disk_config *
 	return rc;
 }
 
-/* disk has an id. */
+/* One that is in the configuration, but on its way out of the machine, or out already because the guest has ejected it: its
+ * id and what else it has are not free. */
+static int refuse_clash(const struct disk_config *disk, const struct disk_config *other, bool is_leaving, struct err *e)
+{
+	bool is_shared = disk->readonly && other->readonly;
+	bool has_its_file = !is_shared && disk->path && other->path && strcmp(disk->path, other->path) == 0;
+	bool has_its_slot = disk->has_pci_device_id && other->has_pci_device_id && disk->pci_device_id == other->pci_device_id;
+	bool has_its_id = strcmp(disk->id, other->id) == 0;
+
+	if (is_leaving && has_its_id)
+		return err_set(e, EEXIST, "device '%s' is being removed: its id is free once the guest has let go of it",
+		               other->id);
+	if (is_leaving && has_its_file)
+		return err_set(e, EEXIST, "device '%s' is being removed: its file is free once the guest has let go of it",
+		               other->id);
+	if (!is_leaving && (has_its_id || has_its_file || has_its_slot))
+		return err_set(e, has_its_id || has_its_file ? EEXIST : EINVAL,
+		               "device '%s' was ejected by the guest and is back at the next boot: "
+		               "its %s is free once it is removed",
+		               other->id, has_its_id ? "id" : has_its_file ? "file" : "pci_device_id");
+	return 0;
+}
+
+static int refuse_clashes(struct vmm *vmm, const struct disk_config *disk, struct err *e)
+{
+	int rc = 0;
+	for (size_t i = 0; rc >= 0 && i < vmm->config->n_disks; i++) {
+		const struct disk_config *other = &vmm->config->disks[i];
+		bool is_leaving, is_there = vm_has_device(vmm->vm, other->id, &is_leaving);
+		if (!is_there || is_leaving)
+			rc = one_cause(refuse_clash(disk, other, is_leaving, e), e);
+	}
+	return because(rc, "Error from device manager", e);
+}
+
+/* disk has an id, and so have all of the configuration, as there is a machine. */
 static int plug_disk(struct vmm *vmm, const struct disk_config *disk, struct pci_device_info *ret_info, struct err *e)
 {
-	int rc = check_with_disk(vmm->config, disk, e);
+	int rc = refuse_clashes(vmm, disk, e); /* first: the rules would only say that the id is taken */
+	if (rc >= 0)
+		rc = check_with_disk(vmm->config, disk, e);
 	if (rc >= 0) {
-		rc = because(vm_add_disk(vmm->vm, disk, ret_info, e), "Error from device manager", e);
-		if (rc == -ENOENT) /* the file */
-			rc = not_the_clients(rc, e);
+		rc = one_cause(vm_add_disk(vmm->vm, disk, ret_info, e), e);
+		rc = because(rc, "Error from device manager", e);
 	}
 	if (rc >= 0 && vm_config_add_disk(vmm->config, disk, e) < 0) {
 		/* Checked before, so it was memory: the guest has the disk, and a reboot will not know it. */
@@ -342,9 +398,13 @@ int vmm_add_disk(struct vmm *vmm, const struct disk_config *disk, struct pci_dev
 	if (!vmm->config)
 		return not_created(operation, e);
 	if (has_machine(vmm)) {
-		if (!named.id && device_name_next(&vmm->names, vmm->config, "_disk", made_id) >= 0)
+		rc = named.id ? 0 : device_name_next(&vmm->names, vmm->config, "_disk", made_id);
+		if (rc < 0)
+			rc = err_set_errno(e, -rc, "no name for a device");
+		else if (!named.id)
 			named.id = made_id;
-		rc = plug_disk(vmm, &named, &info, e);
+		if (rc >= 0)
+			rc = plug_disk(vmm, &named, &info, e);
 	} else {
 		rc = because(vm_config_add_disk(vmm->config, disk, e), "Failed to validate config", e);
 		(void)snprintf(info.id, sizeof info.id, "%s", disk->id ? disk->id : "");
@@ -360,20 +420,25 @@ int vmm_remove_device(struct vmm *vmm, const char *id, struct err *e)
 	static const char operation[] = "The device could not be removed from the VM";
 	if (!vmm->config)
 		return not_created(operation, e);
-	if (!has_machine(vmm)) {
+	int rc;
+	bool is_leaving;
+	/* One that the guest has ejected is in the configuration alone, too. */
+	if (!has_machine(vmm) || (vm_config_has_device(vmm->config, id) && !vm_has_device(vmm->vm, id, &is_leaving))) {
 		if (vm_config_remove_device(vmm->config, id))
 			return 0;
-		return err_set(e, ENOENT, "%s\nNo device with id \"%.100s\" to remove", operation, id);
+		rc = err_set(e, ENOENT, "No device with id \"%.100s\" to remove", id);
+		return because(one_cause(rc, e), operation, e);
 	}
-	int rc = because(vm_remove_device(vmm->vm, id, e), "Error from device manager", e);
+	rc = because(one_cause(vm_remove_device(vmm->vm, id, e), e), "Error from device manager", e);
 	return because(rc, operation, e);
 }
 
 /* Also while the machine goes down: what was on its way out goes with it. */
-static void on_device_removed(void *context, const char *id, const char *bdf)
+static void on_device_removed(void *context, const char *id, const char *bdf, bool was_asked_for)
 {
 	struct vmm *vmm = context;
-	(void)vm_config_remove_device(vmm->config, id);
+	if (was_asked_for)
+		(void)vm_config_remove_device(vmm->config, id);
 	events_emit_device(vmm->p.events, "vm", "device-removed", id, bdf);
 }
 
@@ -411,8 +476,10 @@ static void end_guest(struct vmm *vmm)
 		loop_stop(vmm->p.loop);
 		return;
 	}
+	bool had_machine = has_machine(vmm); /* else a reboot has failed, and said so */
 	vm_ended(vmm->vm);
-	emit(vmm, "shutdown");
+	if (had_machine)
+		emit(vmm, "shutdown");
 	if (vmm->failure.code)
 		log_error(&vmm->log, "%s%s%s", vmm->failure.text, vmm->report ? "\n" : "", vmm->report ? vmm->report : "");
 	vmm->failure = (struct err){ 0 };

@@ -2,7 +2,9 @@
 /* vmm.h - what a process serves: no VM, or one, from its configuration to its deletion.
  *
  * The operations of Cloud Hypervisor's API, one function each, for the command line and for HTTP alike. Main thread
- * only. A function that fails changes nothing. Its negative errno says which kind of failure it was:
+ * only, where nothing else is said. One that fails leaves the VM in the state in which it was; but the machine is down when
+ * vmm_reboot() fails at the boot (the event vm/shutdown says so; what is wrong with the configuration is found before). Its
+ * negative errno says which kind of failure it was:
  *   -ENOENT   no VM, no configuration, or no device of that id       (404)
  *   -EEXIST   an id or a path that is taken                          (409)
  *   -EINVAL   a configuration that breaks a rule                     (400)
@@ -50,7 +52,9 @@ struct pci_device_info {
 	char bdf[16]; /* "0000:00:04.0" */
 };
 int vmm_add_disk(struct vmm *vmm, const struct disk_config *disk, struct pci_device_info *ret_info, struct err *e);
-/* Asks the guest to let go; the device is gone when the guest has ejected it, and the event device-removed says so. */
+/* Asks the guest to let go; the device is gone when the guest has ejected it, and the event device-removed says so. A device
+ * that the guest ejected on its own account is back at the next boot, unless it is removed before: it leaves the
+ * configuration at once then. */
 int vmm_remove_device(struct vmm *vmm, const char *id, struct err *e);
 
 /* JSON of vm.info and of vm.counters. */

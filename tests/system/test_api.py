@@ -11,6 +11,7 @@ import signal
 import socket
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
@@ -348,6 +349,38 @@ def test_large_bodies(vmm, client, config):
     assert client.answer().status == 100
     client.send(body)
     assert client.answer().status == 204
+
+
+def memory(vmm, name):
+    for line in (Path("/proc") / str(vmm.process.pid) / "status").read_text().splitlines():
+        if line.startswith(name + ":"):
+            return int(line.split()[1]) << 10
+    raise AssertionError(name)
+
+
+def test_bodies_of_many_values(vmm, client):
+    """What is built of a body is many times as large as the body: it is bounded, and given back."""
+    before = memory(vmm, "VmRSS")
+    for piece in b"{}", b"[]", b"0", b'{"":0}':
+        body = b"[" + b",".join([piece] * ((LIMIT - 2) // (len(piece) + 1))) + b"]"
+        refused(client.put("vm.create", body), 400, "JSON: more than 131072 values")
+        body = b"[" + b",".join([piece] * (60 << 10)) + b"]"
+        refused(client.put("vm.create", body), 400, "JSON: expected an object, found an array")
+    assert memory(vmm, "VmHWM") < before + (48 << 20)
+    assert memory(vmm, "VmRSS") < before + (8 << 20)
+
+
+def test_stuck_clients_do_not_lock_others_out(vmm):
+    """As many half requests as there are places: one more client need not wait until their time is over."""
+    stuck = [vmm.client() for _ in range(64)]
+    for client in stuck:
+        client.send(b"PUT /api/v1/vm.cre")
+    start = time.monotonic()
+    with vmm.client() as client:
+        assert client.get("vmm.ping").status == 200
+    assert time.monotonic() - start < 15
+    for client in stuck:
+        client.close()
 
 
 def test_slow_and_half_closed_clients(vmm, client, config):

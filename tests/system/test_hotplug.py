@@ -238,7 +238,9 @@ def test_twice_and_again(boot, raw):
     status, text = guest.refused("vm.remove-device", {"id": "data"})
     assert "'data' is being removed already" in text
     status, text = guest.refused("vm.add-disk", other)
-    assert status == 409, text
+    assert status == 409 and "device 'data' is being removed: its id is free once the guest" in text
+    status, text = guest.refused("vm.add-disk", {"path": guest.disks()["data"]["path"], "id": "new"})
+    assert status == 409 and "device 'data' is being removed: its file is free" in text
     assert guest.refused("vm.remove-device", {"id": "nobody"})[0] == 404
     assert "cannot be removed" in guest.refused("vm.remove-device", {"id": "__rng"})[1]
     guest.put("vm.resume")
@@ -269,20 +271,29 @@ def test_reboot_ends_a_removal(boot, raw):
 
 
 def test_guest_ejects(boot, raw, copy):
-    """Without being asked, by the slot's power switch. What it puts away so is gone until it is added again."""
+    """Without being asked, by the slot's power switch. What it puts away so is gone until the next boot, or until the
+    user has removed it for good and added it again."""
     images = [raw("a", MIB), copy("small.ext4")]
     guest = boot(options=["--disk", f"path={images[0]},serial=a,id=a", f"path={images[1]},serial=b,id=b"])
     assert guest.run("appears a; appears b; s=$(slot a); echo 0 >/sys/bus/pci/slots/$s/power; leaves a; "
                      "echo 1 >/sys/bus/pci/rescan; disk a") == ""
     assert guest.wait_removed(1) == ("a", "0000:00:01.0")
-    assert "a" not in guest.tree() and "a" not in guest.disks()
+    assert "a" not in guest.tree() and "a" in guest.disks()
     # One that is in use: its file system is cut off.
     assert guest.run("mkdir -p /mnt; mount -t ext4 /dev/$(disk b) /mnt; s=$(slot b); echo x >/mnt/x; "
                      "echo 0 >/sys/bus/pci/slots/$s/power; leaves b; umount -l /mnt") == ""
     assert guest.wait_removed(2) == ("b", "0000:00:02.0")
-    guest.put("vm.add-disk", {"path": str(images[0]), "serial": "again", "id": "a"}, 200)
+    again = {"path": str(images[0]), "serial": "again", "id": "a"}
+    status, text = guest.refused("vm.add-disk", again)
+    assert status == 409 and "'a' was ejected by the guest and is back at the next boot" in text
+    guest.put("vm.remove-device", {"id": "a"})
+    assert "a" not in guest.disks()
+    guest.put("vm.add-disk", again, 200)
     assert guest.run("appears again; slot again") == "1"
     guest.check_kernel()
+    guest.put("vm.reboot")
+    guest.shell.expect("<<ready>>\n")
+    assert guest.run("appears again; appears b") == ""
     guest.end()
 
 

@@ -3,6 +3,7 @@
 #include "api/api.h"
 #include "api/bodies.h"
 #include "api/routes.h"
+#include "base/log.h"
 #include "base/text.h"
 #include "config/vm_config.h"
 #include "http_kit.h"
@@ -159,6 +160,30 @@ static void expect_error(struct bench *b, const char *method, const char *name, 
 	if (got_status != status || strncmp(got, begin, strlen(begin)) != 0 || !strstr(got, words))
 		test_fail(__FILE__, __LINE__, "%s %s: %u \"%s\", expected %u \"%s\"...\"%s\"", method, name, got_status, got,
 		          status, begin, words);
+}
+
+static void count_warnings(void *context, const struct log_record *r)
+{
+	unsigned *n = context;
+	*n += strstr(r->text, "'fds' in the body") != NULL;
+}
+
+/* Numbers of another process's descriptors: neither used nor refused. */
+TEST(descriptors_in_a_body_are_dropped)
+{
+	struct bench b;
+	unsigned n_warnings = 0;
+	const struct log_sink sink = { .write = count_warnings, .context = &n_warnings, .max_level = LOG_WARN };
+	bench_init(&b);
+	api_close(b.api);
+	(void)close(b.fd);
+	const struct api_params p = { .loop = b.loop, .vmm = &b.vmm, .path = b.path, .fd = -1, .log_sink = &sink, .version = "1" };
+	EQ(api_open(&p, &b.api, NULL), 0);
+	b.fd = client_connect(b.path);
+	expect(&b, "PUT", "vm.create", "{\"payload\":{},\"net\":[{\"fds\":[5,6]}]}", 204, "");
+	OK(b.vmm.config.n_net == 1 && !b.vmm.config.net[0].fds && !b.vmm.config.net[0].n_fds);
+	EQ(n_warnings, 1);
+	bench_done(&b);
 }
 
 TEST(ping_says_who_answers)

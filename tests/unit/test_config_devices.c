@@ -1,11 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Devices that are added to a configuration, removed from it, and named. */
+#include "base/clock.h"
 #include "config/devices.h"
 #include "config/names.h"
 #include "schema/schema.h"
 #include "test.h"
 
 #include <errno.h>
+#include <sys/random.h>
 
 static void make(struct vm_config *c)
 {
@@ -158,6 +160,7 @@ TEST(names)
 	char id[DEVICE_ID_BYTES];
 	make(&c);
 	c.memory.shared = true;
+	add_well(&c, "generic_vhost_user", &generic_vhost_user_schema, "socket=/g,device_type=26,queue_sizes=[1]");
 	add_well(&c, "user_devices", &user_device_schema, "socket=/u");
 	add_well(&c, "devices", &device_schema, "path=/d");
 	add_well(&c, "vdpa", &vdpa_schema, "path=/v");
@@ -172,21 +175,90 @@ TEST(names)
 	STR_EQ(c.disks[1].id, "mine");
 	STR_EQ(c.net[0].id, "_net2");
 	STR_EQ(c.fs[0].id, "_net1");
-	STR_EQ(c.pmem[0].id, "_pmem3");
-	STR_EQ(c.vsock.id, "_vsock4");
-	STR_EQ(c.vdpa[0].id, "_vdpa5");
-	STR_EQ(c.devices[0].id, "_vfio6");
-	STR_EQ(c.user_devices[0].id, "_vfio_user7");
+	STR_EQ(c.generic_vhost_user[0].id, "_generic_vhost_user3");
+	STR_EQ(c.pmem[0].id, "_pmem4");
+	STR_EQ(c.vsock.id, "_vsock5");
+	STR_EQ(c.vdpa[0].id, "_vdpa6");
+	STR_EQ(c.devices[0].id, "_vfio7");
+	STR_EQ(c.user_devices[0].id, "_vfio_user8");
 	EQ(vm_config_validate(&c, NULL), 0);
 
 	/* A name does not come back when its device is gone. */
 	OK(vm_config_remove_device(&c, "_disk0"));
 	EQ(device_name_next(&names, &c, "_disk", id), 0);
-	STR_EQ(id, "_disk8");
+	STR_EQ(id, "_disk9");
 	EQ(vm_config_name_devices(&c, &names, NULL), 0);
-	EQ(names.n_named, 9);
+	EQ(names.n_named, 10);
 	names.n_named = UINT32_MAX;
 	EQ(device_name_next(&names, &c, "_disk", id), -ENOSPC);
+	vm_config_done(&c);
+}
+
+/* Thousands of devices are named at once; more than a second would mean that each looks at all others. */
+TEST(names_of_thousands)
+{
+	struct vm_config c;
+	struct device_names names = { 0 };
+	make(&c);
+	for (unsigned i = 0; i < 4096; i++) {
+		struct disk_config *d;
+		struct net_config *n;
+		struct pmem_config *p;
+		EQ(schema_append(&disk_schema, &c.disks, &c.n_disks, (void **)&d, NULL), 0);
+		EQ(schema_append(&net_schema, &c.net, &c.n_net, (void **)&n, NULL), 0);
+		EQ(schema_append(&pmem_schema, &c.pmem, &c.n_pmem, (void **)&p, NULL), 0);
+		EQ(asprintf(&d->id, "_net%u", 2 * i) > 0, 1);
+	}
+	uint64_t start = clock_now_ns();
+	EQ(vm_config_name_devices(&c, &names, NULL), 0);
+	OK(clock_now_ns() - start < NS_PER_S);
+	STR_EQ(c.net[0].id, "_net1"); /* every other name is taken */
+	STR_EQ(c.net[1].id, "_net3");
+	STR_EQ(c.net[4095].id, "_net8191");
+	STR_EQ(c.pmem[0].id, "_pmem8192");
+	vm_config_done(&c);
+}
+
+/* The random address is the only thing that can fail after the rules. */
+static bool has_no_random;
+
+ssize_t getrandom(void *bytes, size_t n, unsigned flags)
+{
+	(void)flags;
+	if (has_no_random) {
+		errno = EAGAIN;
+		return -1;
+	}
+	memset(bytes, 0x5a, n);
+	return (ssize_t)n;
+}
+
+TEST(what_cannot_be_completed_is_not_added)
+{
+	struct vm_config c, before;
+	make(&c);
+	add_well(&c, "net", &net_schema, "id=a");
+	EQ(vm_config_copy(&before, &c, NULL), 0);
+	has_no_random = true;
+	EQ(add(&c, "net", &net_schema, "id=b,iommu=on", NULL), -EAGAIN);
+	OK(schema_equal(&vm_config_schema, &c, &before) && !c.iommu);
+	has_no_random = false;
+	add_well(&c, "net", &net_schema, "id=b,iommu=on");
+	OK(c.n_net == 2 && c.iommu);
+	vm_config_done(&c);
+	vm_config_done(&before);
+}
+
+TEST(descriptors_of_a_body_are_dropped)
+{
+	struct vm_config c;
+	make(&c);
+	add_well(&c, "net", &net_schema, "tap=t");
+	OK(!vm_config_drop_descriptors(&c));
+	add_well(&c, "net", &net_schema, "fd=[7]");
+	OK(vm_config_drop_descriptors(&c));
+	OK(!c.net[1].fds && !c.net[1].n_fds);
+	OK(!vm_config_drop_descriptors(&c));
 	vm_config_done(&c);
 }
 
@@ -199,7 +271,9 @@ TEST(names_of_any_number)
 	EQ(names_init(&n, N), 0);
 	for (uint32_t i = 0; i < N; i++) {
 		(void)snprintf(text[i], sizeof text[i], "%x", i);
+		OK(!names_have(&n, text[i]));
 		OK(names_add(&n, text[i], i, &owner));
+		OK(names_have(&n, text[i]));
 	}
 	for (uint32_t i = 0; i < N; i++) {
 		char copy[8];

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The stream of events: its form, and that whoever reads it, or does not, can neither hold the VM up nor see half an event. */
 #include "base/clock.h"
+#include "base/log.h"
 #include "vm/events.h"
 #include "test.h"
 
@@ -10,6 +11,7 @@
 #include <pthread.h>
 #include <signal.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -277,6 +279,84 @@ TEST(a_reader_that_leaves_does_no_harm)
 	(void)close(fds[0]);
 	(void)overflow(ev);
 	events_free(ev);
+}
+
+/* What the guest can cause at will does not drown what the manager waits for. */
+TEST(there_is_room_left_for_what_is_not_the_guests)
+{
+	struct err e = { 0 };
+	struct events *ev;
+	int fds[2];
+	OK(pipe(fds) == 0);
+	EQ(events_open_fd(fds[1], &ev, &e), 0);
+	(void)overflow(ev);
+	events_emit(ev, "vm", "shutdown", NULL);
+	pthread_t t = 0;
+	struct reader r = { .fd = fds[0], .text = calloc(1, MAX_BYTES) };
+	OK(r.text && pthread_create(&t, NULL, read_in_thread, &r) == 0);
+	for (unsigned i = 0; !has_read(&r, "\"shutdown\"") && i < 2000; i++)
+		test_sleep_us(5000);
+	OK(has_read(&r, "\"events-lost\"") && has_read(&r, "\"shutdown\""));
+	events_free(ev);
+	OK(pthread_join(t, NULL) == 0);
+	free(r.text);
+	(void)close(fds[0]);
+}
+
+static void count_record(void *context, const struct log_record *r)
+{
+	_Atomic unsigned *n = context;
+	STR_HAS(r->text, "events cannot be written");
+	(*n)++;
+}
+
+static void limit_files(rlim_t n_bytes)
+{
+	struct rlimit l;
+	OK(getrlimit(RLIMIT_FSIZE, &l) == 0);
+	l.rlim_cur = n_bytes;
+	OK(setrlimit(RLIMIT_FSIZE, &l) == 0);
+}
+
+/* As with a disk that is full for a while: the limit is another error, met in the middle of an event as well. */
+TEST(a_file_that_took_no_more_goes_on_where_it_stopped)
+{
+	struct err e = { 0 };
+	struct events *ev;
+	_Atomic unsigned n_records = 0;
+	const struct log_sink sink = { .write = count_record, .context = &n_records, .max_level = LOG_WARN };
+	(void)signal(SIGXFSZ, SIG_IGN);
+	int fd = memfd_create("events", MFD_CLOEXEC);
+	EQ(events_open_fd(dup(fd), &ev, &e), 0);
+	events_log_to(ev, &sink);
+	limit_files(100);
+	for (unsigned i = 0; i < 20; i++)
+		events_emit(ev, "test", "event", NULL);
+	for (unsigned i = 0; !n_records && i < 2000; i++)
+		test_sleep_us(5000);
+	test_sleep_us(600000); /* tried again in the meantime */
+	EQ(n_records, 1);
+	EQ(lseek(fd, 0, SEEK_END), 100);
+	limit_files(RLIM_INFINITY);
+	char *all = NULL;
+	for (unsigned i = 0; i < 2000; i++) { /* by itself, without another event */
+		free(all);
+		OK(all = calloc(1, MAX_BYTES));
+		OK(pread(fd, all, MAX_BYTES - 1, 0) >= 100);
+		unsigned n = 0;
+		for (const char *at = all; (at = strstr(at, "\n\n")) != NULL; at++)
+			n++;
+		if (n == 20)
+			break;
+		test_sleep_us(5000);
+	}
+	const char *text = all;
+	for (unsigned i = 0; i < 20; i++)
+		expect(&text, "test", "event", NULL, NULL);
+	STR_EQ(text, "");
+	free(all);
+	events_free(ev);
+	(void)close(fd);
 }
 
 TEST(an_end_with_a_full_pipe_does_not_wait_for_ever)

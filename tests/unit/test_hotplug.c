@@ -7,6 +7,7 @@
 #include "base/text.h"
 #include "hv_box.h"
 #include "loop/loop.h"
+#include "vm/events.h"
 #include "vm/machine_internal.h"
 #include "vm/vmm.h"
 
@@ -73,7 +74,7 @@ struct driver {
 	int kernel_fd;
 	char kernel_path[40];
 	bool has_failed;
-	unsigned n_removed;
+	unsigned n_removed, n_asked_for;
 	char removed[MAX_REMOVED][80]; /* "id bdf" */
 };
 
@@ -85,10 +86,11 @@ static void on_event(void *context, enum vcpu_event what, const char *report)
 	d->has_failed = true;
 }
 
-static void on_removed(void *context, const char *id, const char *bdf)
+static void on_removed(void *context, const char *id, const char *bdf, bool was_asked_for)
 {
 	struct driver *d = context;
 	OK(d->n_removed < MAX_REMOVED);
+	d->n_asked_for += was_asked_for;
 	(void)snprintf(d->removed[d->n_removed++], sizeof d->removed[0], "%s %s", id, bdf);
 }
 
@@ -147,8 +149,13 @@ static void driver_init(struct driver *d, const uint8_t *code, const uint8_t *en
 	d->config.payload.kernel = strdup(d->kernel_path);
 	d->config.disks = calloc(8, sizeof *d->config.disks);
 	d->config.n_disks = n_disks;
-	for (unsigned i = 0; i < 8; i++)
+	for (unsigned i = 0; i < 8; i++) {
+		char id[] = "_disk0";
+		id[5] = (char)('0' + i);
 		d->config.disks[i] = (struct disk_config){ .num_queues = 1, .queue_size = 128 };
+		if (i < n_disks)
+			d->config.disks[i].id = strdup(id);
+	}
 	if (hv_open(&d->hv, NULL, &e) < 0)
 		test_fail(__FILE__, __LINE__, "%s", e.text);
 	EQ(loop_new(&d->loop, NULL), 0);
@@ -263,6 +270,7 @@ TEST(a_disk_comes_and_goes_a_hundred_times)
 	EQ(d.m->wary_slots, 0);
 	driver_done(&d);
 	EQ(d.n_removed, 100);
+	EQ(d.n_asked_for, 100);
 	(void)close(i.fd);
 }
 
@@ -274,7 +282,7 @@ TEST(the_device_tree_says_what_goes)
 	struct err e = { 0 };
 	driver_init(&d, CODE(deaf), 0);
 	boot(&d);
-	struct disk_config c = disk_of(&i, NULL);
+	struct disk_config c = disk_of(&i, "_disk0");
 	EQ(machine_add_disk(d.m, &c, &info, &e), 0);
 	STR_EQ(info.id, "_disk0");
 	json_t *tree = tree_of(&d), *function = json_object_get(tree, "_virtio-pci-_disk0"),
@@ -327,7 +335,7 @@ TEST(what_is_asked_twice_and_what_cannot_be_is_refused)
 	EQ(machine_add_disk(d.m, &other, &info, &e), -EEXIST);
 	STR_HAS(e.text, "'data' is being removed: its id is free once the guest has let go of it");
 
-	other.id = NULL;
+	other.id = (char *)(uintptr_t)"other";
 	other.has_pci_device_id = true;
 	other.pci_device_id = 2;
 	EQ(machine_add_disk(d.m, &other, &info, &e), -EINVAL);
@@ -345,12 +353,39 @@ TEST(what_is_asked_twice_and_what_cannot_be_is_refused)
 	other.id = long_id;
 	EQ(machine_add_disk(d.m, &other, &info, &e), -EINVAL);
 	STR_HAS(e.text, "longer than 63 bytes");
+	/* What the host refuses is not the asker's mistake, whatever its errno. */
+	struct disk_config bad = disk_of(&j, "bad");
+	bad.queue_size = 0;
+	EQ(machine_add_disk(d.m, &bad, &info, &e), -EIO);
+	bad.queue_size = 128;
+	bad.path = (char *)(uintptr_t)"/no/disk";
+	EQ(machine_add_disk(d.m, &bad, &info, &e), -EIO);
+	EQ(e.code, EIO);
 	EQ(d.n_removed, 0);
 	/* The machine ends while the guest was asked: the device is gone, and that is said; the other one stays. */
 	driver_done(&d);
 	EQ(d.n_removed, 1);
 	STR_EQ(d.removed[0], "data 0000:00:02.0");
 	OK(is_unlocked(&i) && is_unlocked(&j));
+	(void)close(i.fd);
+	(void)close(j.fd);
+}
+
+TEST(an_id_that_looks_like_a_function_is_found_first)
+{
+	struct driver d;
+	struct image i = new_image(), j = new_image();
+	struct err e = { 0 };
+	driver_init(&d, CODE(absent), 2);
+	d.config.disks[0].path = strdup(i.path);
+	d.config.disks[1].path = strdup(j.path);
+	free(d.config.disks[1].id);
+	d.config.disks[1].id = strdup("_virtio-pci-_disk0");
+	boot(&d);
+	EQ(machine_remove_device(d.m, "_virtio-pci-_disk0", &e), 0);
+	EQ(machine_presence(d.m, "_virtio-pci-_disk0"), DEVICE_LEAVING);
+	EQ(machine_presence(d.m, "_disk0"), DEVICE_THERE);
+	driver_done(&d);
 	(void)close(i.fd);
 	(void)close(j.fd);
 }
@@ -363,7 +398,7 @@ TEST(a_guest_is_asked_again_by_who_insists)
 	struct err e = { 0 };
 	driver_init(&d, CODE(deaf), 0);
 	boot(&d);
-	struct disk_config c = disk_of(&i, "data"), other = disk_of(&j, NULL);
+	struct disk_config c = disk_of(&i, "data"), other = disk_of(&j, "other");
 	EQ(machine_add_disk(d.m, &c, &info, &e), 0);
 	EQ(machine_remove_device(d.m, "data", &e), 0);
 	for (unsigned n = 0; !pci_hotplug_is_heard(&d.m->hotplug, 2) && n < 6000; n++)
@@ -443,8 +478,33 @@ TEST(a_guest_that_ejects_everything_keeps_what_stays)
 	}
 	driver_done(&d);
 	EQ(d.n_removed, 20);
+	EQ(d.n_asked_for, 0);
 	for (unsigned n = 0; n < 3; n++)
 		(void)close(images[n].fd);
+}
+
+/* A guest can reset a device all day. */
+TEST(events_of_a_device_are_limited)
+{
+	struct driver d;
+	struct events *ev;
+	static char bytes[1 << 16];
+	int fd = memfd_create("events", MFD_CLOEXEC);
+	driver_init(&d, CODE(absent), 0);
+	boot(&d);
+	EQ(events_open_fd(dup(fd), &ev, NULL), 0);
+	d.m->p.events = ev;
+	struct virtio_device *v = machine_find_device(d.m, "__rng")->v;
+	for (unsigned n = 0; n < 1000; n++)
+		v->changed(v->context, v, n % 2 == 0);
+	driver_done(&d);
+	events_free(ev);
+	unsigned n_events = 0;
+	OK(pread(fd, bytes, sizeof bytes - 1, 0) > 0);
+	for (const char *at = bytes; (at = strstr(at, "\"virtio-device\"")) != NULL; at++)
+		n_events++;
+	OK(n_events >= LOG_LIMIT_BURST && n_events <= 2 * LOG_LIMIT_BURST);
+	(void)close(fd);
 }
 
 TEST(disks_get_the_slots_that_they_ask_for)
@@ -479,7 +539,7 @@ TEST(without_pci_or_acpi_there_is_no_hotplug)
 		else
 			d.config.machine.acpi = false;
 		boot(&d);
-		struct disk_config c = disk_of(&j, NULL);
+		struct disk_config c = disk_of(&j, "other");
 		EQ(machine_add_disk(d.m, &c, &info, &e), -ENOTSUP);
 		STR_HAS(e.text, "hotplug needs PCI and ACPI");
 		EQ(machine_remove_device(d.m, "_disk0", &e), -ENOTSUP);

@@ -1,113 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The HTTP server over real sockets: exact bytes, requests cut anywhere, limits, slow and vanishing clients, descriptors. */
-#include "api/http.h"
-#include "http_kit.h"
+/* The HTTP server over real sockets: exact bytes, requests cut anywhere, descriptors, and the socket itself. */
+#include "http_bench.h"
 
-#include <malloc.h>
 #include <sched.h>
 #include <stdatomic.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
-
-#define HEAD(status, connection) "HTTP/1.1 " status " \r\nServer: Cloud Hypervisor API\r\nConnection: " connection "\r\n"
-#define JSON(n) "Content-Type: application/json\r\nContent-Length: " n "\r\n\r\n"
-#define OK_ANSWER HEAD("200", "keep-alive") JSON("2") "{}"
-#define BARE_400 HEAD("400", "keep-alive") JSON("0")
-
-#define BIG_BYTES (1u << 20)
-
-struct bench {
-	struct loop *loop;
-	struct http *http;
-	struct http_params params;
-	char folder[64], path[80], lock[96];
-	unsigned n_calls;
-	char last_path[64];
-	char *last_body;
-	size_t n_last_body;
-	size_t n_last_fds, n_total_fds;
-	int taken_fd;
-};
-
-static void handle(void *context, const struct http_request *r, struct http_answer *a)
-{
-	struct bench *b = context;
-	b->n_calls++;
-	(void)snprintf(b->last_path, sizeof b->last_path, "%s", r->path);
-	free(b->last_body);
-	b->last_body = r->body ? strndup(r->body, r->n_body_bytes) : NULL;
-	b->n_last_body = r->n_body_bytes;
-	b->n_last_fds = r->n_fds;
-	b->n_total_fds += r->n_fds;
-	for (size_t i = 0; i < r->n_fds; i++)
-		OK(fcntl(r->fds[i], F_GETFD) == FD_CLOEXEC);
-	if (strcmp(r->path, "/take") == 0 && r->n_fds) {
-		b->taken_fd = r->fds[0];
-		r->fds[0] = -1;
-	}
-	a->status = strcmp(r->path, "/none") == 0 ? 204 : 200;
-	if (strcmp(r->path, "/empty") == 0 || a->status == 204)
-		return;
-	if (strcmp(r->path, "/big") == 0)
-		for (unsigned i = 0; i < BIG_BYTES / 16; i++)
-			text_append(&a->body, "0123456789abcdef");
-	else
-		text_append(&a->body, "{}");
-}
-
-static void bench_init(struct bench *b)
-{
-	memset(b, 0, sizeof *b);
-	b->taken_fd = -1;
-	(void)snprintf(b->folder, sizeof b->folder, "/tmp/varan-http-XXXXXX");
-	OK(mkdtemp(b->folder));
-	(void)snprintf(b->path, sizeof b->path, "%s/sock", b->folder);
-	(void)snprintf(b->lock, sizeof b->lock, "%s.lock", b->path);
-	EQ(loop_new(&b->loop, NULL), 0);
-	b->params = (struct http_params){ .loop = b->loop, .path = b->path, .fd = -1, .handle = handle, .context = b };
-}
-
-static void bench_open(struct bench *b)
-{
-	struct err e = { 0 };
-	if (http_open(&b->params, &b->http, &e) != 0)
-		test_fail(__FILE__, __LINE__, "http_open: %s", e.text);
-}
-
-static void bench_done(struct bench *b)
-{
-	http_close(b->http);
-	loop_free(b->loop);
-	free(b->last_body);
-	/* Nothing is left behind. */
-	if (rmdir(b->folder) != 0)
-		test_fail(__FILE__, __LINE__, "%s: %s", b->folder, strerror(errno));
-}
-
-/* Sends, and expects exactly that. */
-static void talk(struct bench *b, int fd, const char *request, const char *answer)
-{
-	char bytes[8192];
-	bool is_end;
-	OK(client_send(b->loop, fd, request));
-	(void)client_read(b->loop, fd, bytes, sizeof bytes, &is_end);
-	STR_EQ(bytes, answer);
-	OK(!is_end);
-}
-
-/* Expects an answer that begins like that, holds these words, and then the end. */
-static void expect_end(struct bench *b, int fd, const char *begin, const char *words)
-{
-	char bytes[8192];
-	bool is_end;
-	(void)client_read(b->loop, fd, bytes, sizeof bytes, &is_end);
-	OK(is_end); /* at once, and not when somebody's time is over */
-	if (strncmp(bytes, begin, strlen(begin)) != 0)
-		test_fail(__FILE__, __LINE__, "the answer is \"%s\"", bytes);
-	STR_HAS(bytes, words);
-	close(fd);
-}
 
 TEST(answers_have_the_exact_bytes)
 {
@@ -259,85 +159,7 @@ TEST(what_is_answered_before_a_malformed_request_is_answered)
 	bench_done(&b);
 }
 
-TEST(the_head_has_a_limit)
-{
-	struct bench b;
-	bench_init(&b);
-	bench_open(&b);
-	char *bytes = calloc(1, HTTP_MAX_HEAD_BYTES + 64);
-	OK(bytes);
-	/* Exactly at the limit, in one line and with the end. */
-	size_t n = (size_t)snprintf(bytes, 64, "GET / HTTP/1.1\r\nX: ");
-	memset(bytes + n, 'x', HTTP_MAX_HEAD_BYTES - n - 4);
-	memcpy(bytes + HTTP_MAX_HEAD_BYTES - 4, "\r\n\r\n", 4);
-	int fd = client_connect(b.path);
-	talk(&b, fd, bytes, OK_ANSWER);
-	/* One more. */
-	memcpy(bytes + HTTP_MAX_HEAD_BYTES - 4, "x\r\n\r\n", 5);
-	OK(client_send(b.loop, fd, bytes));
-	expect_end(&b, fd, HEAD("400", "close"), "longer than 16384 bytes");
-	/* Without any line at all. */
-	memset(bytes, 'y', HTTP_MAX_HEAD_BYTES + 1);
-	bytes[HTTP_MAX_HEAD_BYTES + 1] = '\0';
-	fd = client_connect(b.path);
-	OK(client_send(b.loop, fd, bytes));
-	expect_end(&b, fd, HEAD("400", "close"), "longer than 16384 bytes");
-	free(bytes);
-	bench_done(&b);
-}
-
-TEST(the_body_has_a_limit_and_memory_follows_what_really_comes)
-{
-	struct bench b;
-	bench_init(&b);
-	bench_open(&b);
-	char *body = malloc(HTTP_MAX_BODY_BYTES + 1);
-	OK(body);
-	memset(body, ' ', HTTP_MAX_BODY_BYTES);
-	body[HTTP_MAX_BODY_BYTES] = '\0';
-	int fd = client_connect(b.path);
-	OK(client_send(b.loop, fd, "PUT /x HTTP/1.1\r\nContent-Length: 4194304\r\n\r\n"));
-	talk(&b, fd, body, OK_ANSWER);
-	EQ(b.n_last_body, HTTP_MAX_BODY_BYTES);
-	free(b.last_body);
-	b.last_body = NULL;
-	free(body);
-
-	/* Sixty clients that announce much and send nothing. */
-	struct mallinfo2 before = mallinfo2();
-	int fds[60];
-	for (int i = 0; i < 60; i++) {
-		fds[i] = client_connect(b.path);
-		OK(client_send(b.loop, fds[i], "PUT /x HTTP/1.1\r\nContent-Length: 4194304\r\n\r\n{"));
-	}
-	struct mallinfo2 after = mallinfo2();
-	OK(after.uordblks + after.hblkhd < before.uordblks + before.hblkhd + (1u << 20));
-	for (int i = 0; i < 60; i++)
-		close(fds[i]);
-	close(fd);
-	bench_done(&b);
-}
-
 /* The client that sends too much at once still gets to read why. */
-TEST(a_body_over_the_limit_is_read_and_thrown_away)
-{
-	struct bench b;
-	bench_init(&b);
-	bench_open(&b);
-	int fd = client_connect(b.path);
-	char *body = calloc(1, HTTP_MAX_BODY_BYTES + 2);
-	OK(body);
-	memset(body, ' ', HTTP_MAX_BODY_BYTES + 1);
-	OK(client_send(b.loop, fd, "PUT /x HTTP/1.1\r\nContent-Length: 4194305\r\n\r\n"));
-	OK(client_send(b.loop, fd, body));
-	free(body);
-	EQ(b.n_calls, 0);
-	expect_end(&b, fd, HEAD("400", "close"),
-	           "[\"Bad Request\","
-	           "\"Request payload with size 4194305 is larger than the limit of 4194304 allowed by server.\"]");
-	bench_done(&b);
-}
-
 TEST(continue_is_sent_to_a_client_that_waits_for_it)
 {
 	static const char go_on[] = "HTTP/1.1 100 \r\nServer: Cloud Hypervisor API\r\nConnection: keep-alive\r\n\r\n";
@@ -414,230 +236,9 @@ TEST(the_connection_ends_when_the_client_asks_for_it)
 	bench_done(&b);
 }
 
-TEST(slow_requests_run_out_of_time_and_idle_clients_do_not)
-{
-	struct bench b;
-	bench_init(&b);
-	b.params.request_ns = 100 * NS_PER_MS;
-	bench_open(&b);
-	int idle = client_connect(b.path), used = client_connect(b.path), slow = client_connect(b.path);
-	talk(&b, used, "GET /x HTTP/1.1\r\n\r\n", OK_ANSWER);
-	uint64_t start = clock_now_ns();
-	/* A byte now and then does not help. */
-	while (clock_now_ns() - start < 300 * NS_PER_MS) {
-		if (!client_send(b.loop, slow, "G"))
-			break;
-		(void)loop_run_once(b.loop, 10);
-	}
-	OK(clock_now_ns() - start < 300 * NS_PER_MS);
-	expect_end(&b, slow, HEAD("408", "close"), "[\"Request Timeout\",");
-	talk(&b, used, "GET /x HTTP/1.1\r\n\r\n", OK_ANSWER);
-	talk(&b, idle, "GET /x HTTP/1.1\r\n\r\n", OK_ANSWER);
-	close(used);
-	close(idle);
-	bench_done(&b);
-}
-
-TEST(a_client_that_does_not_take_its_answer_is_let_go)
-{
-	struct bench b;
-	bench_init(&b);
-	b.params.request_ns = 100 * NS_PER_MS;
-	bench_open(&b);
-	int fd = client_connect(b.path);
-	OK(client_send(b.loop, fd, "GET /big HTTP/1.1\r\n\r\n"));
-	uint64_t end = clock_now_ns() + 20 * NS_PER_S;
-	struct pollfd p = { .fd = fd };
-	while (!(p.revents & POLLHUP)) {
-		(void)loop_run_once(b.loop, 20);
-		(void)poll(&p, 1, 0);
-		OK(clock_now_ns() < end);
-	}
-	close(fd);
-	bench_done(&b);
-}
-
-TEST(a_client_that_only_sends_is_not_read_on)
-{
-	static const char request[] = "GET /big HTTP/1.1\r\n\r\n";
-	struct bench b;
-	bench_init(&b);
-	bench_open(&b);
-	int fd = client_connect(b.path);
-	struct mallinfo2 before = mallinfo2();
-	unsigned n_sent = 0;
-	while (n_sent < 100000 && send(fd, request, sizeof request - 1, MSG_NOSIGNAL) == sizeof request - 1) {
-		n_sent++;
-		turn(b.loop);
-	}
-	OK(b.n_calls < n_sent && b.n_calls <= 4);
-	struct mallinfo2 after = mallinfo2();
-	OK(after.uordblks + after.hblkhd < before.uordblks + before.hblkhd + 4 * BIG_BYTES);
-	/* And the loop is at rest. */
-	EQ(loop_run_once(b.loop, 0), 0);
-	/* Once it reads, all comes. */
-	char *bytes = malloc(1u << 16);
-	OK(bytes);
-	uint64_t n_read = 0, end = clock_now_ns() + 60 * NS_PER_S;
-	unsigned n_wanted = n_sent < 20 ? n_sent : 20;
-	while (n_read < (uint64_t)n_wanted * BIG_BYTES) {
-		ssize_t n = recv(fd, bytes, 1u << 16, 0);
-		n_read += n > 0 ? (uint64_t)n : 0;
-		turn(b.loop);
-		OK(clock_now_ns() < end);
-	}
-	OK(b.n_calls >= n_wanted);
-	free(bytes);
-	close(fd);
-	turn(b.loop);
-	bench_done(&b);
-}
-
-TEST(clients_above_the_limit_wait_for_a_place)
-{
-	struct bench b;
-	bench_init(&b);
-	bench_open(&b);
-	int fds[HTTP_MAX_CONNECTIONS], late[5];
-	for (unsigned i = 0; i < HTTP_MAX_CONNECTIONS; i++) {
-		fds[i] = client_connect(b.path);
-		talk(&b, fds[i], "GET /x HTTP/1.1\r\n\r\n", OK_ANSWER);
-	}
-	for (int i = 0; i < 5; i++) {
-		late[i] = client_connect(b.path);
-		talk(&b, late[i], "GET /late HTTP/1.1\r\n\r\n", "");
-	}
-	EQ(loop_run_once(b.loop, 0), 0); /* no spinning over the backlog */
-	for (int i = 0; i < 5; i++) {
-		close(fds[i]);
-		fds[i] = -1;
-		talk(&b, late[i], "", OK_ANSWER);
-	}
-	/* All are still served. */
-	talk(&b, fds[HTTP_MAX_CONNECTIONS - 1], "GET /x HTTP/1.1\r\n\r\n", OK_ANSWER);
-	for (unsigned i = 5; i < HTTP_MAX_CONNECTIONS; i++)
-		close(fds[i]);
-	for (int i = 0; i < 5; i++)
-		close(late[i]);
-	bench_done(&b);
-}
-
-TEST(idle_clients_give_their_place_to_those_who_wait)
-{
-	struct bench b;
-	bench_init(&b);
-	b.params.idle_ns = 50 * NS_PER_MS;
-	bench_open(&b);
-	int fds[HTTP_MAX_CONNECTIONS];
-	for (unsigned i = 0; i < HTTP_MAX_CONNECTIONS; i++) {
-		fds[i] = client_connect(b.path);
-		turn(b.loop);
-	}
-	/* Nobody waits: nobody goes. */
-	uint64_t end = clock_now_ns() + 200 * NS_PER_MS;
-	while (clock_now_ns() < end)
-		(void)loop_run_once(b.loop, 20);
-	for (unsigned i = 0; i < HTTP_MAX_CONNECTIONS; i++)
-		talk(&b, fds[i], "GET /x HTTP/1.1\r\n\r\n", OK_ANSWER);
-	/* Those that have been idle longest go, as many as there are who wait, and soon. */
-	while (clock_now_ns() < end + 100 * NS_PER_MS)
-		(void)loop_run_once(b.loop, 20);
-	for (unsigned i = 0; i < HTTP_MAX_CONNECTIONS - 20; i++)
-		talk(&b, fds[HTTP_MAX_CONNECTIONS - 1 - i], "GET /x HTTP/1.1\r\n\r\n", OK_ANSWER);
-	test_sleep_us(100000); /* all are over their time when the others come */
-	int late[20];
-	unsigned n_calls = b.n_calls;
-	for (int i = 0; i < 20; i++) {
-		late[i] = client_connect(b.path);
-		EQ(send(late[i], "GET /late HTTP/1.1\r\n\r\n", 22, MSG_NOSIGNAL), 22);
-	}
-	uint64_t start = clock_now_ns();
-	while (b.n_calls < n_calls + 20) {
-		(void)loop_run_once(b.loop, 20);
-		OK(clock_now_ns() - start < 20 * NS_PER_S);
-	}
-	for (unsigned i = 0; i < HTTP_MAX_CONNECTIONS; i++) {
-		char c;
-		EQ(recv(fds[i], &c, 1, MSG_PEEK) == 0, i < 20);
-		close(fds[i]);
-	}
-	for (int i = 0; i < 20; i++)
-		close(late[i]);
-	bench_done(&b);
-}
-
+/* It takes all its answers, but never the last byte of them. */
+/* Half requests, and answers that nobody takes. */
 /* Whoever comes need not wait for a timer when others have been idle for long. */
-TEST(a_client_that_comes_to_a_full_server_is_served_at_once)
-{
-	struct bench b;
-	bench_init(&b);
-	b.params.idle_ns = 300 * NS_PER_MS;
-	bench_open(&b);
-	int fds[HTTP_MAX_CONNECTIONS];
-	uint64_t end = clock_now_ns() + 350 * NS_PER_MS;
-	for (unsigned i = 0; i < HTTP_MAX_CONNECTIONS; i++)
-		fds[i] = client_connect(b.path);
-	while (clock_now_ns() < end)
-		(void)loop_run_once(b.loop, 20);
-	int late = client_connect(b.path);
-	talk(&b, late, "GET /late HTTP/1.1\r\n\r\n", OK_ANSWER);
-	close(late);
-	for (unsigned i = 0; i < HTTP_MAX_CONNECTIONS; i++)
-		close(fds[i]);
-	bench_done(&b);
-}
-
-TEST(many_clients_at_once)
-{
-	static const char request[] = "PUT /x HTTP/1.1\r\nContent-Length: 4\r\n\r\nbody";
-	struct bench b;
-	bench_init(&b);
-	bench_open(&b);
-	int fds[50];
-	for (int i = 0; i < 50; i++)
-		fds[i] = client_connect(b.path);
-	/* Byte by byte, all of them interleaved. */
-	for (int round = 0; round < 3; round++) {
-		for (size_t at = 0; at < sizeof request - 1; at++) {
-			for (int i = 0; i < 50; i++)
-				EQ(send(fds[i], request + at, 1, MSG_NOSIGNAL), 1);
-			turn(b.loop);
-		}
-		for (int i = 0; i < 50; i++)
-			talk(&b, fds[i], "", OK_ANSWER);
-	}
-	EQ(b.n_calls, 150);
-	for (int i = 0; i < 50; i++)
-		close(fds[i]);
-	bench_done(&b);
-}
-
-TEST(clients_that_vanish_leave_nothing_behind)
-{
-	static const char *const said[] = {
-		"", "G", "GET / HTTP/1.1\r\n", "PUT /x HTTP/1.1\r\nContent-Length: 100\r\n\r\nhalf", "GET /big HTTP/1.1\r\n\r\n",
-		"GET /big HTTP/1.1\r\n\r\nGET /big HTTP/1.1\r\n\r\n", "nonsense\r\n",
-		"GET /x HTTP/1.1\r\nConnection: close\r\n\r\n",
-	};
-	struct bench b;
-	bench_init(&b);
-	bench_open(&b);
-	for (size_t i = 0; i < sizeof said / sizeof *said; i++) {
-		for (int when = 0; when < 3; when++) {
-			int fd = client_connect(b.path);
-			if (when == 0)
-				turn(b.loop);
-			(void)send(fd, said[i], strlen(said[i]), MSG_NOSIGNAL);
-			if (when == 1)
-				turn(b.loop);
-			close(fd);
-			turn(b.loop);
-			EQ(loop_run_once(b.loop, 0), 0);
-		}
-	}
-	bench_done(&b);
-}
-
 TEST(descriptors_come_with_their_request)
 {
 	struct bench b;
@@ -682,6 +283,21 @@ TEST(descriptors_come_with_their_request)
 	client_send_fds(fd, "TP/1.1\r\n\r\n", many, 1);
 	unsigned n_calls = b.n_calls;
 	expect_end(&b, fd, HEAD("400", "close"), "too many descriptors");
+	EQ(b.n_calls, n_calls);
+
+	/* Ours is the table that is full: that is not the client's fault. */
+	fd = client_connect(b.path);
+	talk(&b, fd, "GET /x HTTP/1.1\r\n\r\n", OK_ANSWER);
+	struct rlimit limit, tight;
+	EQ(getrlimit(RLIMIT_NOFILE, &limit), 0);
+	int lowest = dup(null);
+	close(lowest);
+	tight = (struct rlimit){ (rlim_t)lowest + 2, limit.rlim_max };
+	EQ(setrlimit(RLIMIT_NOFILE, &tight), 0);
+	client_send_fds(fd, "PUT /x HTTP/1.1\r\n\r\n", three, 3);
+	n_calls = b.n_calls;
+	expect_end(&b, fd, HEAD("500", "close"), "[\"Internal Server Error\",\"the descriptors of the request cannot be received");
+	EQ(setrlimit(RLIMIT_NOFILE, &limit), 0);
 	EQ(b.n_calls, n_calls);
 
 	/* A client that goes in the middle, and one that is refused. */

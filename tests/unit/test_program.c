@@ -256,6 +256,61 @@ TEST(wrong_words_exit_with_2)
 	run_done(&r);
 }
 
+TEST(what_cannot_be_printed_is_a_failure)
+{
+	struct run r;
+	run_init(&r, "varan");
+	char command[160];
+	(void)snprintf(command, sizeof command, "exec %s --help >/dev/full", r.program);
+	int status = system(command);
+	OK(WIFEXITED(status));
+	EQ(WEXITSTATUS(status), 1);
+	run_done(&r);
+}
+
+TEST(a_dry_run_leaves_the_log_alone)
+{
+	struct run r;
+	run_init(&r, "varan");
+	int fd = open(in(&r, "log"), O_WRONLY | O_CREAT | O_CLOEXEC, 0600);
+	OK(fd >= 0 && write(fd, "kept", 4) == 4);
+	(void)close(fd);
+	EQ(RUN(&r, "--dry-run", "--log-file", "log", "--kernel", "k"), 0);
+	char *log = contents(in(&r, "log"));
+	STR_EQ(log, "kept");
+	free(log);
+	run_done(&r);
+}
+
+TEST(a_filter_that_is_asked_for_and_missing_is_warned_of)
+{
+	struct run r;
+	box_need_kvm();
+	run_init(&r, "varan");
+	EQ(RUN(&r, "--seccomp", "true", "--kernel", "/no/kernel", "--console", "off"), 1);
+	STR_HAS(r.err, "WARN");
+	STR_HAS(r.err, "--seccomp true is not in force yet: system calls are not filtered");
+	EQ(RUN(&r, "--seccomp", "false", "--kernel", "/no/kernel", "--console", "off"), 1);
+	OK(!strstr(r.err, "seccomp"));
+	EQ(RUN(&r, "--kernel", "/no/kernel", "--console", "off"), 1);
+	OK(!strstr(r.err, "seccomp"));
+	run_done(&r);
+}
+
+/* A line break in a name is no link of the chain. */
+TEST(a_name_cannot_break_a_chain)
+{
+	struct run r;
+	box_need_kvm();
+	run_init(&r, "cloud-hypervisor");
+	EQ(RUN(&r, "--kernel", "/no\nker", "--disk", "foo\nbar"), 1);
+	EQ(RUN(&r, "--kernel", "/no\nker", "--console", "off"), 1);
+	STR_EQ(r.err, "Error: Cloud Hypervisor exited with the following chain of errors:\n"
+	              "  0: Error booting VM\n  1: The VM could not boot\n"
+	              "  2: kernel '/no?ker': cannot open: No such file or directory\n");
+	run_done(&r);
+}
+
 TEST(failures_are_told_as_each_name_tells_them)
 {
 	struct run r;

@@ -6,6 +6,7 @@ VARAN names the program. Nothing here needs KVM.
 import array
 import json
 import os
+import signal
 import socket
 import subprocess
 import threading
@@ -342,6 +343,22 @@ def test_options_on_either_side(tmp_path):
             assert (done.returncode, done.stdout) == (0, b'{"x": 1}\n')
 
 
+def document(name):
+    return subprocess.run([VARAN, "document", name], capture_output=True, check=True, text=True).stdout
+
+
+def test_manual_page_of_the_program():
+    page = document("man")
+    sections = [line[4:] for line in page.splitlines() if line.startswith(".SH ")]
+    assert sections == ["NAME", "SYNOPSIS", "DESCRIPTION", "OPTIONS", "SUB-COMMANDS", "EXIT STATUS", "SIGNALS", "FILES",
+                        "SEE ALSO"]
+    listed = subprocess.run([VARAN, "--help"], capture_output=True, text=True).stdout.split("Sub-commands:\n")[1]
+    names = [line.split()[1] for line in listed.splitlines()]
+    assert names == ["remote", "doctor", "document"]
+    for name in names:
+        assert f".TP\n\\fBvaran {name}\\fR " in page
+
+
 # --- answers that say no ------------------------------------------------------------------------------------------------
 
 def test_refusal_for_people(tmp_path):
@@ -577,6 +594,36 @@ _net1   rx_frames   7
 """
 
 
+def test_counters_that_fill_their_64_bits(tmp_path):
+    body = b'{"_disk0":{"a":18446744073709551615,"b" : 9223372036854775808 , "c":5,"d\\"1:18446744073709551615":-7}}'
+    with Server(tmp_path, [answer(body)]) as server:
+        done = ask(server, "counters")
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert [line.split()[-1] for line in done.stdout.decode().splitlines()] == [
+        "VALUE", "18446744073709551615", "9223372036854775808", "5", "-7"]
+    assert b'd"1:18446744073709551615  -7\n' in done.stdout
+
+
+@pytest.mark.parametrize("raw, shown", [
+    ("a\x1b]0;x\x07b", "a?]0;x?b"), ("a\u009b31mb\u0080\u009f", "a?31mb??"), ("\x7f", "?"), ("é\u00a0€😀", "é\u00a0€😀")])
+def test_controls_do_not_reach_the_terminal(tmp_path, raw, shown):
+    with Server(tmp_path, [answer({raw: {"n": 1}}), answer([raw], 500)]) as server:
+        assert ask(server, "counters").stdout.decode().splitlines()[1].split("  ")[0] == shown
+        assert ask(server, "boot").stderr.decode().endswith(f"\n  {shown}\n")
+
+
+def test_what_is_not_utf8_does_not_reach_the_terminal(tmp_path):
+    """Paths of errors are as the user gave them, in any bytes."""
+    done = run("events", "--event-monitor", os.fsencode(tmp_path) + b"/\x9b1m\xc3/\xe2\x82")
+    assert done.returncode == 1 and b"/?1m?/??: No such file" in done.stderr
+
+
+def test_columns_are_as_wide_as_their_characters(tmp_path):
+    with Server(tmp_path, [answer({"éé": {"n": 1}, "ab": {"n": 2}})]) as server:
+        lines = ask(server, "counters").stdout.decode().splitlines()
+    assert lines[1:] == ["éé      n        1", "ab      n        2"]
+
+
 def test_table_of_ping(tmp_path):
     with Server(tmp_path, [answer({"build_version": "v53.0-1", "version": "53.0", "pid": 4, "features": ["kvm", "io_uring"]})]
                 ) as server:
@@ -616,6 +663,21 @@ def test_wait_for_removal(tmp_path):
         done = ask(server, "remove-device", "_disk0", "--wait")
     assert (done.returncode, done.stderr) == (0, b"")
     assert server.requests[1:] == [request("GET", "vm.info")] * 3
+
+
+@pytest.mark.parametrize("body", [b"garbage", b"", b"[]", b"{}", b'{"config":[]}', b'{"config":1,"device_tree":{}}'])
+def test_wait_for_removal_with_an_answer_that_says_nothing(tmp_path, body):
+    with Server(tmp_path, [NO_CONTENT, answer(body)]) as server:
+        done = ask(server, "remove-device", "_disk0", "--wait")
+    assert done.returncode == 1 and done.stderr.startswith(b"varan remote: remove-device: the answer "), done.stderr
+
+
+def test_wait_for_removal_of_what_there_is_one_of(tmp_path):
+    there, gone = {"config": {"vsock": {"id": "x"}}}, {"config": {"rate_limit_groups": [{"id": "x"}], "vsock": None}}
+    with Server(tmp_path, [NO_CONTENT, answer(there), answer(gone)]) as server:
+        done = ask(server, "remove-device", "x", "--wait")
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert len(server.requests) == 3
 
 
 def test_wait_for_removal_that_never_comes(tmp_path):
@@ -672,6 +734,41 @@ def test_events_are_followed_in_a_file(tmp_path):
         file.write(event("vmm", "shutdown"))
     out, err = process.communicate(timeout=SECONDS)
     assert process.returncode == 0 and out.endswith(b"vmm            shutdown\n") and err == b""
+
+
+def test_events_are_followed_in_a_file_that_was_written_anew(tmp_path):
+    """Emptied, and longer than before when the reader comes to look; once with an event that was not whole."""
+    path = tmp_path / "events"
+    path.write_text(event("vm", "booted") + event("vm", "paused")[:30])
+    process = follow(path)
+    assert process.stdout.readline().endswith(b"booted\n")
+    for round in range(2):
+        time.sleep(0.1)
+        process.send_signal(signal.SIGSTOP)
+        path.write_text(event("vm", "x" * (800 * (round + 1)), nanos=1000 * round) + event("vm", f"again{round}"))
+        process.send_signal(signal.SIGCONT)
+        assert process.stdout.readline().endswith(b"xxx\n")
+        assert process.stdout.readline().endswith(b"again%d\n" % round)
+    with path.open("a") as file:
+        file.write(event("vmm", "shutdown"))
+    out, err = process.communicate(timeout=SECONDS)
+    assert process.returncode == 0 and out.endswith(b"vmm            shutdown\n") and err == b""
+
+
+def test_events_that_are_broken_in_the_middle_are_not_printed_twice(tmp_path):
+    (tmp_path / "events").write_text(event("vm", "booted") + "}" + event("vm", "paused"))
+    done = run("events", "--event-monitor", str(tmp_path / "events"))
+    assert done.returncode == 1 and b"not an event stream" in done.stderr and done.stdout.count(b"\n") == 1
+
+
+def test_events_that_would_speak_to_the_terminal(tmp_path):
+    evil = "\x1b[2J\u009b\x7f"
+    (tmp_path / "events").write_text(event(evil, evil, {evil: evil, "deep": {evil: [evil]}}))
+    done = run("events", "--event-monitor", str(tmp_path / "events"), "--no-follow")
+    assert done.returncode == 0
+    shown = "?[2J??"
+    deep = '{"\\u001b[2J??":["\\u001b[2J??"]}'
+    assert done.stdout.decode().replace("u001B", "u001b") == f"     1.000500  {shown:14} {shown}  {shown}={shown}  deep={deep}\n"
 
 
 def test_events_are_followed_in_a_fifo(tmp_path):

@@ -461,6 +461,40 @@ TEST(deep_and_large_json_is_refused_before_it_is_parsed)
 	schema_done(&demo_schema, &d);
 }
 
+/* A tree of empty objects is a hundred times as large as its text. */
+TEST(json_of_many_values_is_refused_before_it_is_parsed)
+{
+	struct demo d;
+	struct err e = { 0 };
+	const size_t n_max = SCHEMA_JSON_MAX_VALUES * 2;
+	char *s = malloc(n_max + 64);
+	OK(s);
+	/* Exactly as many: the object, the list, and the numbers in it. */
+	size_t n = (size_t)snprintf(s, 64, "{\"x\":[0");
+	for (size_t i = 1; i < SCHEMA_JSON_MAX_VALUES - 2; i++) {
+		memcpy(s + n, ",0", 2);
+		n += 2;
+	}
+	memcpy(s + n, "]}", 2);
+	EQ(schema_parse_json(&demo_schema, s, n + 2, 0, &d, &e), 0);
+	schema_done(&demo_schema, &d);
+	memcpy(s + n, ",0]}", 4);
+	EQ(schema_parse_json(&demo_schema, s, n + 4, 0, &d, &e), -EINVAL);
+	STR_EQ(e.text, "JSON: more than 131072 values");
+	/* What stands in a string are no values. */
+	memset(s, ',', n_max);
+	memcpy(s, "{\"x\":\"", 6);
+	memcpy(s + n_max, "\"}", 2);
+	EQ(schema_parse_json(&demo_schema, s, n_max + 2, 0, &d, &e), 0);
+	schema_done(&demo_schema, &d);
+	for (size_t i = 0; i < n_max; i++)
+		s[i] = "{},"[i % 3];
+	s[0] = '[';
+	EQ(schema_parse_json(&demo_schema, s, n_max, 0, &d, &e), -EINVAL);
+	STR_HAS(e.text, "more than 131072 values");
+	free(s);
+}
+
 TEST(secrets_and_host_rows)
 {
 	struct demo d;

@@ -291,6 +291,42 @@ TEST(a_boot_that_fails_may_be_tried_again)
 	finish(&b, "vm/booting vm/rebooting vm/booting vm/booted vm/shutdown vm/deleted vmm/shutdown");
 }
 
+TEST(a_reboot_that_fails_is_told)
+{
+	struct bench b;
+	bench_init(&b, idle, idle_end);
+	create(&b);
+	EQ(vmm_boot(b.vmm, &b.e), 0);
+	OK(pwrite(b.kernel_fd, "x", 1, 0) == 1);
+	EQ(vmm_reboot(b.vmm, &b.e), -EIO);
+	STR_HAS(b.e.text, "The VM could not reboot\nkernel '/proc/self/fd/");
+	expect_state(&b, "Created");
+	finish(&b, "vm/booting vm/booted vm/rebooting vm/shutdown vm/deleted vmm/shutdown");
+}
+
+static void break_kernel(struct timer *t)
+{
+	struct bench *b = container_of(t, struct bench, timer);
+	if (vm_state(vmm_vm(b->vmm)) == VM_RUNNING) {
+		timer_set(b->loop, t, clock_now_ns() + NS_PER_MS, break_kernel);
+		return;
+	}
+	expect_state(b, "Shutdown");
+	vmm_stop(b->vmm);
+}
+
+TEST(a_reset_that_fails_is_told_once)
+{
+	struct bench b;
+	bench_init(&b, reset, reset_end);
+	create(&b);
+	EQ(vmm_boot(b.vmm, &b.e), 0);
+	OK(pwrite(b.kernel_fd, "x", 1, 0) == 1);
+	timer_set(b.loop, &b.timer, 0, break_kernel);
+	EQ(vmm_run(b.vmm, false, &b.e), 0);
+	finish(&b, "vm/booting vm/booted vm/rebooting vm/shutdown vm/deleted vmm/shutdown");
+}
+
 /* --- what guests do -------------------------------------------------------------------------------------------------------- */
 
 TEST(a_power_off_ends_the_run)
@@ -494,6 +530,112 @@ TEST(a_running_vm_takes_disks_and_names_them)
 	EQ(count_disks(&b), 1);
 	finish(&b, "vm/booting vm/booted vm/rebooting vm/device-removed:_disk0 vm/rebooted vm/rebooting vm/rebooted vm/shutdown "
 	           "vm/deleted vmm/shutdown");
+	OK(unlink(path) == 0);
+}
+
+static int add_behind_iommu(struct bench *b, const char *path)
+{
+	struct pci_device_info device;
+	struct disk_config d = new_disk("behind", path);
+	d.iommu = true;
+	int rc = vmm_add_disk(b->vmm, &d, &device, &b->e);
+	schema_done(&disk_schema, &d);
+	return rc;
+}
+
+/* There is none yet. What asked for it can be taken away again, and then all is as before. */
+TEST(a_disk_behind_an_iommu_leaves_nothing_behind)
+{
+	struct bench b;
+	char *path = new_image();
+	bench_init(&b, idle, idle_end);
+	create(&b);
+	EQ(add_behind_iommu(&b, path), 0); /* a part of the configuration, as others that no machine can have yet */
+	REFUSED(&b, vmm_boot(b.vmm, &b.e), ENOTSUP, "The VM could not boot\nnot supported yet: iommu=on");
+	EQ(vmm_remove_device(b.vmm, "behind", &b.e), 0);
+	EQ(vmm_boot(b.vmm, &b.e), 0);
+
+	REFUSED(&b, add_behind_iommu(&b, path), ENOTSUP,
+	        "The disk could not be added to the VM\nError from device manager\nnot supported yet: --disk iommu");
+	EQ(count_disks(&b), 0);
+	EQ(vmm_reboot(b.vmm, &b.e), 0);
+	bench_done(&b);
+	OK(unlink(path) == 0);
+}
+
+TEST(an_iommu_that_the_user_wants_stays)
+{
+	struct bench b;
+	bench_init(&b, idle, idle_end);
+	struct vm_config c = new_config(&b);
+	c.iommu = true;
+	EQ(vmm_create(b.vmm, &c, &b.e), 0);
+	EQ(add_behind_iommu(&b, "/no/disk"), 0);
+	EQ(vmm_remove_device(b.vmm, "behind", &b.e), 0);
+	REFUSED(&b, vmm_boot(b.vmm, &b.e), ENOTSUP, "The VM could not boot\nnot supported yet: iommu=on");
+	bench_done(&b);
+}
+
+TEST(what_goes_is_not_free_before_it_has_gone)
+{
+	struct bench b;
+	struct pci_device_info device;
+	char *path = new_image();
+	bench_init(&b, idle, idle_end);
+	create(&b);
+	EQ(vmm_boot(b.vmm, &b.e), 0);
+	EQ(add(&b, "data", path, &device), 0);
+	EQ(vmm_remove_device(b.vmm, "data", &b.e), 0);
+#define GOING "The disk could not be added to the VM\nError from device manager\ndevice 'data' is being removed: "
+	REFUSED(&b, add(&b, "data", "/no/disk", &device), EEXIST, GOING "its id is free once the guest has let go of it");
+	REFUSED(&b, add(&b, "other", path, &device), EEXIST, GOING "its file is free once the guest has let go of it");
+#undef GOING
+	bench_done(&b);
+	OK(unlink(path) == 0);
+}
+
+/* It puts away what nobody wanted back: that is for now. */
+GUEST(ejects, 32, "1: movl $0xffffffff, 0xfec11008; pause; jmp 1b");
+
+static void wait_event(struct bench *b, const char *word, unsigned n_wanted)
+{
+	for (unsigned tries = 0; tries < 6000; tries++) {
+		char bytes[8192] = "";
+		unsigned n = 0;
+		OK(pread(b->events_fd, bytes, sizeof bytes - 1, 0) >= 0);
+		for (const char *at = bytes; (at = strstr(at, word)) != NULL; at++)
+			n++;
+		if (n >= n_wanted)
+			return;
+		OK(loop_run_once(b->loop, 10) >= 0);
+	}
+	test_fail(__FILE__, __LINE__, "no %u times %s", n_wanted, word);
+}
+
+TEST(what_a_guest_ejects_unasked_is_back_at_the_next_boot)
+{
+	struct bench b;
+	struct pci_device_info device;
+	char *path = new_image();
+	bench_init(&b, ejects, ejects_end);
+	create(&b);
+	EQ(add(&b, "data", path, &device), 0);
+	EQ(vmm_boot(b.vmm, &b.e), 0);
+	wait_event(&b, "device-removed", 1);
+	EQ(count_disks(&b), 1);
+#define AWAY "The disk could not be added to the VM\nError from device manager\ndevice 'data' was ejected by the guest and is " \
+	     "back at the next boot: its "
+	REFUSED(&b, add(&b, "data", "/no/disk", &device), EEXIST, AWAY "id is free once it is removed");
+	REFUSED(&b, add(&b, "other", path, &device), EEXIST, AWAY "file is free once it is removed");
+#undef AWAY
+	EQ(vmm_reboot(b.vmm, &b.e), 0);
+	wait_event(&b, "device-removed", 2);
+	EQ(count_disks(&b), 1);
+	EQ(vmm_remove_device(b.vmm, "data", &b.e), 0); /* at once: the guest has nothing to say any more */
+	EQ(count_disks(&b), 0);
+	EQ(vmm_remove_device(b.vmm, "data", &b.e), -ENOENT);
+	EQ(add(&b, "data", path, &device), 0);
+	bench_done(&b);
 	OK(unlink(path) == 0);
 }
 
