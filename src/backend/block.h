@@ -18,16 +18,24 @@ enum block_step_op {
 	BLOCK_STEP_READ, BLOCK_STEP_WRITE, BLOCK_STEP_SYNC,
 	BLOCK_STEP_FALLOCATE,      /* mode says how */
 	BLOCK_STEP_DISCARD_DEVICE, /* BLKDISCARD: an ioctl, so never io_uring's */
+	BLOCK_STEP_CALL,           /* a function of the format's that may block: always on a worker thread */
 };
+
+struct block_file;
+struct block_request;
 
 struct block_step {
 	enum block_step_op op;
 	int mode;
 	struct iovec *iov; /* READ, WRITE */
 	int n_iov;
-	bool is_buffered;  /* on the image's second descriptor, the one without O_DIRECT */
+	bool is_buffered;  /* on the file's second descriptor, the one without O_DIRECT */
+	const struct block_file *file; /* of the image, or of one that it is based on */
 	uint64_t offset_bytes, n_bytes;
+	long (*call)(struct block_request *r); /* CALL */
 };
+
+#define BLOCK_SCRATCH_BYTES 128
 
 struct block_request {
 	enum block_op op;
@@ -48,14 +56,22 @@ struct block_request {
 	struct block_step step;
 	long step_result;
 	uint16_t n_retries; /* without progress */
+	bool is_parked;
 	uint8_t method;     /* which way of writing zeroes is being tried */
+	size_t n_cut_bytes; /* taken off the last iovec of the step, which goes further than the step does */
+	_Alignas(16) uint8_t scratch[BLOCK_SCRATCH_BYTES]; /* the format's own; zeroes when the request is submitted */
 };
+
+enum block_type { BLOCK_TYPE_AUTO, BLOCK_TYPE_RAW, BLOCK_TYPE_QCOW2, BLOCK_TYPE_VHD, BLOCK_TYPE_VHDX, BLOCK_TYPE_VMDK };
 
 struct block_params {
 	const char *path;
 	bool is_readonly, is_direct;
 	bool has_no_io_uring; /* worker threads from the start */
 	bool has_discard;     /* holes may be punched */
+	/* AUTO: by the first bytes, once. A raw image so found refuses a first sector that would change the answer. */
+	enum block_type image_type;
+	bool may_use_backing_files; /* files that the image names may be opened */
 	const struct log *log;
 };
 
@@ -74,7 +90,25 @@ struct block_lane;
 /* Opens and locks the image (open file description locks: one writer or many readers). */
 int block_open(const struct block_params *p, struct block_image **ret_i, struct err *e);
 void block_close(struct block_image *i); /* after its lanes */
+const char *block_image_format(const struct block_image *i); /* "raw", "qcow2", ... */
 void block_image_limits(const struct block_image *i, struct block_limits *ret_l);
+
+/* Makes the disk larger; never smaller. Any thread that may wait for I/O; requests may be in flight meanwhile, and
+ * block_image_limits() tells the new size afterwards. */
+int block_resize(struct block_image *i, uint64_t n_bytes, struct err *e);
+
+/* What `qemu-img check` counts. */
+struct block_check {
+	uint64_t n_corruptions, n_leaks; /* clusters that are used and not counted; counted and not used */
+	uint64_t n_corruptions_fixed, n_leaks_fixed;
+	uint64_t n_errors;               /* places that could not be examined */
+	uint64_t n_clusters, n_allocated, n_compressed;
+	uint64_t end_bytes;              /* behind the last cluster in use */
+};
+enum block_repair { BLOCK_REPAIR_NOTHING, BLOCK_REPAIR_LEAKS, BLOCK_REPAIR_ALL };
+
+/* No lanes are open. -ENOTSUP: the format keeps nothing that could be wrong. */
+int block_check(struct block_image *i, enum block_repair repair, struct block_check *ret_c, struct err *e);
 
 /* On the loop that will own it. n_max: requests in flight that make sense; more wait their turn. The engine is made
  * when it is first needed. Falls back to workers by itself, and logs it. */

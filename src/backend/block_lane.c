@@ -4,7 +4,9 @@
  * A lane carries the requests of one loop. A submitted request waits in `ready` until the hook runs, before the loop
  * waits: the format says its next step, the engine takes the step, and all that gathered goes to the kernel in one
  * call. When a step's result comes back, the format either declares the request done, or it goes to `ready` again for
- * the next step. So a request is in exactly one place: `ready`, `waiting` (for a bounce buffer), or an engine.
+ * the next step. So a request is in exactly one place: `ready`, `waiting` (for a bounce buffer), parked in its image (for
+ * somebody to change tables), or an engine. Who wakes a parked request, on whatever thread, leaves it with the results of
+ * the lane's workers, from where it comes to `ready`.
  *
  * The engine is chosen at the first step: io_uring, else worker threads. A ring that fails later is replaced by
  * workers; what the kernel had not taken from it is prepared again. With no thread to be had either, steps are carried
@@ -17,6 +19,7 @@
 #include <errno.h>
 #include <poll.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/mman.h>
 
 /* Results that came with a submission lead to more requests at most this often before the loop turns. */
@@ -60,7 +63,9 @@ static void end_batch(struct block_lane *lane)
 
 void block_lane_step_done(struct block_lane *lane, struct block_request *r, long result)
 {
-	if (lane->image->format->finish(lane, r, result))
+	bool is_woken = r->is_parked;
+	r->is_parked = false;
+	if (!is_woken && lane->image->format->finish(lane, r, result))
 		complete(lane, r);
 	else
 		block_fifo_push(&lane->ready, r);
@@ -124,12 +129,13 @@ static bool has_room(const struct block_lane *lane)
 /* False: not now, and r is still the caller's. */
 static bool run_step(struct block_lane *lane, struct block_request *r)
 {
-	bool is_for_ring = lane->engine == BLOCK_ENGINE_URING && r->step.op != BLOCK_STEP_DISCARD_DEVICE;
+	bool is_for_ring = lane->engine == BLOCK_ENGINE_URING && r->step.op != BLOCK_STEP_DISCARD_DEVICE &&
+	                   r->step.op != BLOCK_STEP_CALL && !lane->image->seam;
 	if (is_for_ring)
 		return block_uring_push(lane, r);
 	open_workers(lane);
 	if (!lane->workers.is_open || !block_workers_push(lane, r))
-		block_lane_step_done(lane, r, block_step_execute(lane->image, &r->step));
+		block_lane_step_done(lane, r, block_step_execute(r));
 	return true;
 }
 
@@ -142,6 +148,8 @@ static void advance(struct block_lane *lane)
 		enum block_next next = lane->image->format->prepare(lane, r);
 		if (next == BLOCK_NEXT_DONE) {
 			complete(lane, r);
+		} else if (next == BLOCK_NEXT_PARKED) {
+			lane->workers.n_running++; /* whoever wakes it leaves it with the workers' results */
 		} else if (next == BLOCK_NEXT_WAIT) {
 			block_fifo_push(&lane->waiting, r);
 		} else if (!run_step(lane, r)) {
@@ -176,6 +184,15 @@ static void on_hook(struct loop_hook *h)
 
 /* --- for users --- */
 
+static bool has_direct_file(const struct block_image *i)
+{
+	for (unsigned k = 0; k < i->n_files; k++) {
+		if (i->files[k]->is_direct)
+			return true;
+	}
+	return false;
+}
+
 int block_lane_open(struct block_image *i, struct loop *l, unsigned n_max, struct block_lane **ret_lane, struct err *e)
 {
 	assert(n_max > 0);
@@ -186,10 +203,18 @@ int block_lane_open(struct block_image *i, struct loop *l, unsigned n_max, struc
 	lane->loop = l;
 	lane->n_max = n_max;
 	lane->workers.event_fd = -1;
-	if (i->is_direct) {
+	if (i->format->can_park) {
+		int rc = block_workers_open(lane, e);
+		if (rc < 0) {
+			free(lane);
+			return rc;
+		}
+	}
+	if (has_direct_file(i)) {
 		size_t n = (size_t)BLOCK_BOUNCE_BYTES * BLOCK_N_BOUNCE;
 		void *area = mmap(NULL, n, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 		if (area == MAP_FAILED) {
+			block_workers_close(lane);
 			free(lane);
 			return err_set(e, ENOMEM, "block: no memory");
 		}
@@ -230,11 +255,11 @@ void block_lane_on_batch_end(struct block_lane *lane, void (*fn)(void *context),
 
 void block_submit(struct block_lane *lane, struct block_request *r)
 {
-	const struct block_limits *l = &lane->image->limits;
+	uint64_t n_disk_bytes = lane->image->n_disk_bytes;
 	assert(loop_is_mine(lane->loop) && r->done);
 	if (r->op != BLOCK_FLUSH) {
 		assert(r->offset_bytes % 512 == 0 && r->n_bytes % 512 == 0);
-		assert(r->offset_bytes <= l->n_bytes && r->n_bytes <= l->n_bytes - r->offset_bytes);
+		assert(r->offset_bytes <= n_disk_bytes && r->n_bytes <= n_disk_bytes - r->offset_bytes);
 	}
 	if (r->op != BLOCK_READ && r->op != BLOCK_FLUSH)
 		lane->image->was_changed = true;
@@ -244,6 +269,9 @@ void block_submit(struct block_lane *lane, struct block_request *r)
 	r->bounce = NULL;
 	r->n_retries = 0;
 	r->method = 0;
+	r->n_cut_bytes = 0;
+	r->is_parked = false;
+	memset(r->scratch, 0, sizeof r->scratch);
 	lane->n_in_flight++;
 	block_fifo_push(&lane->ready, r);
 }

@@ -1,11 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 /* Raw images: byte n of the disk is byte n of the file.
  *
- * Theory of operation. A read or write is one step when the kernel moves all of it. When it moves less, the request's
- * iovecs are advanced and the rest is asked for again; nothing moved at all is an error (the end of a file that
- * somebody made shorter), so a request always ends. Direct I/O wants file offsets, lengths and buffers aligned. A step
- * whose buffers are not goes through a bounce buffer of the lane, in pieces; one whose offset or length is not (a guest
- * that ignores the block size it was told) goes by the second, buffered descriptor: the kernel keeps both coherent.
+ * Theory of operation. Moving bytes is block_transfer.c's. Nothing moved at all is an error (the end of a file that
+ * somebody made shorter), so a request always ends. When nobody said that the image is raw, its first sector is written
+ * apart from the rest, by a call, which refuses what block_probe() would take for another format.
  *
  * Zeroes are written by the cheapest way that the host has: a hole, a zeroed range, plain writes of a page of zeroes.
  * What turns out not to be supported is remembered in the image. Discarding is advice: where it is not supported it
@@ -15,129 +13,61 @@
 #include <assert.h>
 #include <errno.h>
 #include <fcntl.h>
-#include <limits.h>
 #include <linux/fs.h>
-#include <string.h>
-#include <sys/ioctl.h>
 #include <unistd.h>
 
-/* A signal or a shortage repeats a step; this many times in a row without progress is an error like any other. */
-#define MAX_RETRIES 1000
+#define SECTOR_BYTES 512u
+#define MAX_ALIGN 4096 /* of direct I/O */
 
 enum zero_method { ZERO_BY_HOLE, ZERO_BY_RANGE, ZERO_BY_WRITES };
 
-/* --- buffers --- */
-
-static void advance_iov(struct block_request *r, size_t n_bytes)
-{
-	while (n_bytes) {
-		assert(r->n_iov > 0);
-		if (r->iov->iov_len > n_bytes) {
-			r->iov->iov_base = (uint8_t *)r->iov->iov_base + n_bytes;
-			r->iov->iov_len -= n_bytes;
-			return;
-		}
-		n_bytes -= r->iov->iov_len;
-		r->iov++;
-		r->n_iov--;
-	}
-}
-
-/* Between the first n_bytes of the request's buffers and the bounce buffer. */
-static void copy_bounce(struct block_request *r, size_t n_bytes, bool is_to_bounce)
-{
-	uint8_t *at = r->bounce;
-	for (int i = 0; n_bytes; i++) {
-		assert(i < r->n_iov);
-		size_t n = (size_t)min_u64(r->iov[i].iov_len, n_bytes);
-		if (is_to_bounce)
-			memcpy(at, r->iov[i].iov_base, n);
-		else
-			memcpy(r->iov[i].iov_base, at, n);
-		at += n;
-		n_bytes -= n;
-	}
-}
-
-static bool has_aligned_buffers(const struct block_image *i, const struct block_request *r)
-{
-	uintptr_t bases = 0;
-	size_t lengths = 0;
-	for (int k = 0; k < r->n_iov; k++) {
-		bases |= (uintptr_t)r->iov[k].iov_base;
-		lengths |= r->iov[k].iov_len;
-	}
-	return !(bases & (i->memory_align - 1)) && !(lengths & (i->offset_align - 1));
-}
-
 /* --- reads and writes --- */
+
+/* On a worker. The guest may change its buffer at any time: what is judged is the copy, and the copy is written. */
+static long write_first_sector(struct block_request *r)
+{
+	struct block_image *i = r->lane->image;
+	_Alignas(MAX_ALIGN) uint8_t sector[SECTOR_BYTES];
+	block_transfer_peek(r, sector, sizeof sector);
+	if (block_probe(sector, sizeof sector) != BLOCK_TYPE_RAW) {
+		if (!atomic_exchange(&i->has_said_refused, true))
+			log_warn(&i->log, "a write was refused that would make the raw image look like one of another "
+			                  "format; image_type=raw allows it");
+		return -EPERM;
+	}
+	/* With direct I/O where that can be: in one page of the host's cache both ways would be in each other's way. */
+	const struct block_file *f = i->file;
+	struct iovec iov = { .iov_base = sector, .iov_len = sizeof sector };
+	struct block_step s = {
+		.op = BLOCK_STEP_WRITE, .iov = &iov, .n_iov = 1, .file = f, .n_bytes = sizeof sector,
+		.is_buffered = f->is_direct && f->offset_align > SECTOR_BYTES,
+	};
+	long rc = block_step_run(i, &s);
+	return rc < 0 || rc == (long)SECTOR_BYTES ? rc : -EIO;
+}
 
 static enum block_next prepare_transfer(struct block_lane *lane, struct block_request *r)
 {
-	const struct block_image *i = lane->image;
 	uint64_t left = r->n_bytes - r->n_done_bytes, offset = r->offset_bytes + r->n_done_bytes;
-
-	r->step = (struct block_step){
-		.op = r->op == BLOCK_READ ? BLOCK_STEP_READ : BLOCK_STEP_WRITE,
-		.iov = r->iov,
-		.n_iov = r->n_iov < IOV_MAX ? r->n_iov : IOV_MAX,
-		.offset_bytes = offset,
-		.n_bytes = left,
-	};
-	if (!i->is_direct)
-		return BLOCK_NEXT_STEP;
-	if ((offset | left) & (i->offset_align - 1)) {
-		assert(i->buffered_fd >= 0); /* or every multiple of 512 is aligned */
-		r->step.is_buffered = true;
+	if (r->op == BLOCK_WRITE && lane->image->was_probed && offset < SECTOR_BYTES) {
+		r->step = (struct block_step){ .op = BLOCK_STEP_CALL, .call = write_first_sector };
 		return BLOCK_NEXT_STEP;
 	}
-	if (has_aligned_buffers(i, r))
-		return BLOCK_NEXT_STEP;
-
-	if (!r->bounce)
-		r->bounce = block_lane_take_bounce(lane);
-	if (!r->bounce)
-		return BLOCK_NEXT_WAIT;
-	size_t n = (size_t)min_u64(left, BLOCK_BOUNCE_BYTES);
-	if (r->op == BLOCK_WRITE)
-		copy_bounce(r, n, true);
-	r->bounce_iov = (struct iovec){ .iov_base = r->bounce, .iov_len = n };
-	r->step.iov = &r->bounce_iov;
-	r->step.n_iov = 1;
-	r->step.n_bytes = n;
-	return BLOCK_NEXT_STEP;
-}
-
-/* How many of the bytes that a step moved count: in direct I/O the next step must start aligned. */
-static uint64_t usable_bytes(const struct block_image *i, const struct block_request *r, uint64_t n_moved)
-{
-	if (!i->is_direct || r->step.is_buffered || r->n_done_bytes + n_moved == r->n_bytes)
-		return n_moved;
-	return align_down(n_moved, i->offset_align);
+	return block_transfer_prepare(lane, r, lane->image->file, offset, left);
 }
 
 static bool finish_transfer(struct block_lane *lane, struct block_request *r, long result)
 {
-	if (result < 0) {
-		r->result = (int)result;
-		return true;
+	if (r->step.op == BLOCK_STEP_CALL) {
+		if (result > 0)
+			block_transfer_skip(r, (uint64_t)result);
+	} else {
+		result = block_transfer_finish(lane, r, result);
+		if (result == 0)
+			result = -EIO; /* the end of the file, before the end of the disk */
 	}
-	assert((uint64_t)result <= r->step.n_bytes);
-	uint64_t n = usable_bytes(lane->image, r, (uint64_t)result);
-	if (n == 0) {
-		r->result = -EIO; /* the end of the file, before the end of the disk */
-		return true;
-	}
-	r->n_retries = 0;
-	if (r->op != BLOCK_WRITE_ZEROES) {
-		if (r->op == BLOCK_READ && r->step.iov == &r->bounce_iov)
-			copy_bounce(r, (size_t)n, false);
-		advance_iov(r, (size_t)n);
-	}
-	r->n_done_bytes += n;
-	assert(r->n_done_bytes <= r->n_bytes);
-	r->result = 0;
-	return r->n_done_bytes == r->n_bytes;
+	r->result = result < 0 ? (int)result : 0;
+	return result < 0 || r->n_done_bytes == r->n_bytes;
 }
 
 /* --- holes and zeroes --- */
@@ -156,12 +86,13 @@ static void learn(struct block_image *i, _Atomic bool *has_no, const char *what)
 static enum block_next prepare_discard(struct block_lane *lane, struct block_request *r)
 {
 	struct block_image *i = lane->image;
-	if (i->is_device ? i->has_no_discard : i->has_no_punch) {
+	if (i->file->is_device ? i->file->has_no_discard : i->file->has_no_punch) {
 		r->result = 0;
 		return BLOCK_NEXT_DONE;
 	}
 	r->step = (struct block_step){
-		.op = i->is_device ? BLOCK_STEP_DISCARD_DEVICE : BLOCK_STEP_FALLOCATE,
+		.file = i->file,
+		.op = i->file->is_device ? BLOCK_STEP_DISCARD_DEVICE : BLOCK_STEP_FALLOCATE,
 		.mode = FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
 		.offset_bytes = r->offset_bytes,
 		.n_bytes = r->n_bytes,
@@ -173,11 +104,11 @@ static bool finish_discard(struct block_lane *lane, struct block_request *r, lon
 {
 	struct block_image *i = lane->image;
 	if (is_unsupported(result)) {
-		learn(i, i->is_device ? &i->has_no_discard : &i->has_no_punch, "discarding");
+		learn(i, i->file->is_device ? &i->file->has_no_discard : &i->file->has_no_punch, "discarding");
 		result = 0;
 	}
 	/* A range that is not a multiple of what the device discards. */
-	if (result == -EINVAL && i->is_device)
+	if (result == -EINVAL && i->file->is_device)
 		result = 0;
 	r->result = (int)result;
 	return true;
@@ -186,14 +117,16 @@ static bool finish_discard(struct block_lane *lane, struct block_request *r, lon
 static enum block_next prepare_zeroes(struct block_lane *lane, struct block_request *r)
 {
 	struct block_image *i = lane->image;
-	if (r->method == ZERO_BY_HOLE && (!r->may_unmap || !i->limits.can_discard || i->has_no_punch))
+	if (r->method == ZERO_BY_HOLE && (!r->may_unmap || !i->limits.can_discard || i->file->has_no_punch))
 		r->method = ZERO_BY_RANGE;
-	if (r->method == ZERO_BY_RANGE && i->has_no_zero_range)
+	if (r->method == ZERO_BY_RANGE && i->file->has_no_zero_range)
 		r->method = ZERO_BY_WRITES;
 
 	uint64_t left = r->n_bytes - r->n_done_bytes, offset = r->offset_bytes + r->n_done_bytes;
+	const struct block_file *f = i->file;
 	r->step = (struct block_step){
 		.op = BLOCK_STEP_FALLOCATE,
+		.file = f,
 		.mode = FALLOC_FL_KEEP_SIZE | (r->method == ZERO_BY_HOLE ? FALLOC_FL_PUNCH_HOLE : FALLOC_FL_ZERO_RANGE),
 		.offset_bytes = offset,
 		.n_bytes = left,
@@ -205,8 +138,8 @@ static enum block_next prepare_zeroes(struct block_lane *lane, struct block_requ
 		r->step.iov = &r->bounce_iov;
 		r->step.n_iov = 1;
 		r->step.n_bytes = n;
-		r->step.is_buffered = i->is_direct && ((offset | n) & (i->offset_align - 1));
-		assert(!r->step.is_buffered || i->buffered_fd >= 0);
+		r->step.is_buffered = f->is_direct && ((offset | n) & (f->offset_align - 1));
+		assert(!r->step.is_buffered || f->buffered_fd >= 0);
 	}
 	return BLOCK_NEXT_STEP;
 }
@@ -220,9 +153,9 @@ static bool finish_zeroes(struct block_lane *lane, struct block_request *r, long
 	/* EINVAL: a device that wants larger multiples; this request only. */
 	if (is_unsupported(result) || result == -EINVAL) {
 		if (result != -EINVAL && r->method == ZERO_BY_HOLE)
-			learn(i, &i->has_no_punch, "holes");
+			learn(i, &i->file->has_no_punch, "holes");
 		else if (result != -EINVAL)
-			learn(i, &i->has_no_zero_range, "zeroing a range");
+			learn(i, &i->file->has_no_zero_range, "zeroing a range");
 		r->method++;
 		return false;
 	}
@@ -253,14 +186,14 @@ static enum block_next raw_prepare(struct block_lane *lane, struct block_request
 	case BLOCK_FLUSH:
 		break;
 	}
-	r->step = (struct block_step){ .op = BLOCK_STEP_SYNC };
+	r->step = (struct block_step){ .op = BLOCK_STEP_SYNC, .file = lane->image->file };
 	return BLOCK_NEXT_STEP;
 }
 
 static bool raw_finish(struct block_lane *lane, struct block_request *r, long result)
 {
-	if ((result == -EINTR || result == -EAGAIN) && r->n_retries < MAX_RETRIES) {
-		r->n_retries++;
+	if (block_should_retry(r, result)) {
+		block_transfer_cancel(r);
 		return false;
 	}
 	switch (r->op) {
@@ -278,34 +211,34 @@ static bool raw_finish(struct block_lane *lane, struct block_request *r, long re
 	return true;
 }
 
+static int raw_open(struct block_image *i, const struct block_params *p, struct err *e)
+{
+	(void)e;
+	if (i->was_probed && !p->is_readonly)
+		log_info(&i->log, "no image_type is given for '%s', which looks raw: what would change that is refused in "
+		                  "its first sector", p->path);
+	return 0;
+}
+
+static int raw_resize(struct block_image *i, uint64_t n_bytes, struct err *e)
+{
+	uint64_t now;
+	int rc = block_file_size(i->file, &now);
+	if (rc < 0)
+		return err_set_errno(e, -rc, "cannot find the size of '%s'", i->file->path);
+	if (i->file->is_device && now < n_bytes)
+		return err_set(e, ENOSPC, "cannot resize '%s': the device has %llu bytes", i->file->path,
+		               (unsigned long long)now);
+	if (now < n_bytes && ftruncate(i->file->fd, (off_t)n_bytes) < 0)
+		return err_set_errno(e, errno, "cannot resize '%s'", i->file->path);
+	i->was_changed = true;
+	return 0;
+}
+
 const struct block_format block_raw_format = {
 	.name = "raw",
+	.open = raw_open,
 	.prepare = raw_prepare,
 	.finish = raw_finish,
+	.resize = raw_resize,
 };
-
-long block_step_execute(const struct block_image *i, const struct block_step *s)
-{
-	int fd = s->is_buffered ? i->buffered_fd : i->fd;
-	uint64_t range[2] = { s->offset_bytes, s->n_bytes };
-	ssize_t n = -1;
-
-	switch (s->op) {
-	case BLOCK_STEP_READ:
-		n = preadv(fd, s->iov, s->n_iov, (off_t)s->offset_bytes);
-		break;
-	case BLOCK_STEP_WRITE:
-		n = pwritev(fd, s->iov, s->n_iov, (off_t)s->offset_bytes);
-		break;
-	case BLOCK_STEP_SYNC:
-		n = fdatasync(fd);
-		break;
-	case BLOCK_STEP_FALLOCATE:
-		n = fallocate(fd, s->mode, (off_t)s->offset_bytes, (off_t)s->n_bytes);
-		break;
-	case BLOCK_STEP_DISCARD_DEVICE:
-		n = ioctl(fd, BLKDISCARD, range);
-		break;
-	}
-	return n < 0 ? -errno : (long)n;
-}

@@ -16,6 +16,8 @@
 /* Submission entries, 64 bytes each; full is normal. */
 #define MAX_ENTRIES 128u
 #define REAP_BATCH 32u
+/* Of an image and what it is based on; those with more do without. */
+#define MAX_FIXED_FILES 64u
 
 static void on_completions(struct source *s, uint32_t events)
 {
@@ -33,6 +35,20 @@ static int set_up_ring(struct io_uring *ring, unsigned n_entries)
 	return rc;
 }
 
+/* Two places for each file of the tree; -1 is an empty one. */
+static bool register_files(struct block_lane *lane)
+{
+	const struct block_image *i = lane->image;
+	int fds[2 * MAX_FIXED_FILES];
+	if (i->n_files > MAX_FIXED_FILES)
+		return false;
+	for (unsigned k = 0; k < i->n_files; k++) {
+		fds[2 * k] = i->files[k]->fd;
+		fds[2 * k + 1] = i->files[k]->buffered_fd;
+	}
+	return io_uring_register_files(&lane->uring.ring, fds, 2 * i->n_files) == 0;
+}
+
 int block_uring_open(struct block_lane *lane, struct err *e)
 {
 	struct block_uring *u = &lane->uring;
@@ -48,8 +64,7 @@ int block_uring_open(struct block_lane *lane, struct err *e)
 		return err_set(e, ENOSYS, "block: this kernel's io_uring is too old");
 	}
 
-	int fds[2] = { lane->image->fd, lane->image->buffered_fd };
-	u->has_fixed_files = io_uring_register_files(&u->ring, fds, fds[1] >= 0 ? 2 : 1) == 0;
+	u->has_fixed_files = register_files(lane);
 	rc = loop_add(lane->loop, &u->source, u->ring.ring_fd, EPOLLIN, on_completions, e);
 	if (rc < 0) {
 		io_uring_queue_exit(&u->ring);
@@ -79,9 +94,9 @@ bool block_uring_has_room(const struct block_uring *u)
 static void fill_entry(const struct block_lane *lane, struct io_uring_sqe *sqe, const struct block_step *s)
 {
 	const struct block_uring *u = &lane->uring;
-	int fd = s->is_buffered ? lane->image->buffered_fd : lane->image->fd;
+	int fd = s->is_buffered ? s->file->buffered_fd : s->file->fd;
 	if (u->has_fixed_files)
-		fd = s->is_buffered ? 1 : 0;
+		fd = (int)(2 * s->file->index + s->is_buffered);
 	bool is_single = s->n_iov == 1;
 	/* More than the kernel moves at once comes back short, and is continued. */
 	unsigned n_single = is_single ? (unsigned)min_u64(s->iov->iov_len, 1u << 30) : 0;
@@ -106,7 +121,8 @@ static void fill_entry(const struct block_lane *lane, struct io_uring_sqe *sqe, 
 		io_uring_prep_fallocate(sqe, fd, s->mode, (off_t)s->offset_bytes, (off_t)s->n_bytes);
 		break;
 	case BLOCK_STEP_DISCARD_DEVICE:
-		assert(false); /* an ioctl is not for the ring */
+	case BLOCK_STEP_CALL:
+		assert(false); /* not for the ring */
 		break;
 	}
 	if (u->has_fixed_files)

@@ -18,6 +18,19 @@
 
 #define WORKER_STACK_BYTES (64u * 1024)
 
+void block_workers_finish(struct block_workers *w, struct block_request *r, long result)
+{
+	(void)pthread_mutex_lock(&w->lock);
+	r->step_result = result;
+	bool was_empty = block_fifo_is_empty(&w->finished);
+	block_fifo_push(&w->finished, r);
+	uint64_t one = 1;
+	/* Never full: one for each list that is taken. Under the lock, for the lane's sake: it may end after this. */
+	if (was_empty)
+		(void)!write(w->event_fd, &one, sizeof one);
+	(void)pthread_mutex_unlock(&w->lock);
+}
+
 static void *work(void *arg)
 {
 	struct block_workers *w = arg;
@@ -35,14 +48,8 @@ static void *work(void *arg)
 		w->n_queued--;
 		(void)pthread_mutex_unlock(&w->lock);
 
-		r->step_result = block_step_execute(w->image, &r->step);
-
+		block_workers_finish(w, r, block_step_execute(r));
 		(void)pthread_mutex_lock(&w->lock);
-		bool was_empty = block_fifo_is_empty(&w->finished);
-		block_fifo_push(&w->finished, r);
-		uint64_t one = 1;
-		if (was_empty)
-			(void)!write(w->event_fd, &one, sizeof one); /* never full: one for each list that is taken */
 	}
 	(void)pthread_mutex_unlock(&w->lock);
 	return NULL;

@@ -163,6 +163,25 @@ void machine_free_device(struct machine *m, struct attached *a)
 	free(a);
 }
 
+static enum block_type block_type_of(enum image_type type)
+{
+	switch (type) {
+	case IMAGE_UNKNOWN:
+		break;
+	case IMAGE_RAW:
+		return BLOCK_TYPE_RAW;
+	case IMAGE_QCOW2:
+		return BLOCK_TYPE_QCOW2;
+	case IMAGE_FIXED_VHD:
+		return BLOCK_TYPE_VHD;
+	case IMAGE_VHDX:
+		return BLOCK_TYPE_VHDX;
+	case IMAGE_FLAT_VMDK:
+		return BLOCK_TYPE_VMDK;
+	}
+	return BLOCK_TYPE_AUTO;
+}
+
 int machine_open_disk(struct machine *m, const struct disk_config *c, struct attached **ret_a, struct err *e)
 {
 	assert(c->id); /* given, or made for the configuration */
@@ -181,6 +200,8 @@ int machine_open_disk(struct machine *m, const struct disk_config *c, struct att
 		.is_direct = c->direct,
 		.has_no_io_uring = c->disable_io_uring,
 		.has_discard = c->sparse,
+		.image_type = block_type_of(c->image_type),
+		.may_use_backing_files = c->backing_files,
 		.log = &log,
 	};
 	rc = block_open(&b, &a->image, e);

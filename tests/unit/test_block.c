@@ -178,7 +178,7 @@ static uint8_t *page_buffer(size_t n)
 /* How finish() lies; results are only made smaller or errors, so that what was really moved is moved again. */
 enum fault { NO_FAULT, FAULT_MIX, FAULT_EIO, FAULT_ENOSPC, FAULT_ALWAYS_EAGAIN, FAULT_NOTHING, FAULT_NO_FALLOCATE, FAULT_SLOW };
 static enum fault fault;
-static unsigned n_steps[5], n_finishes;
+static unsigned n_steps[6], n_finishes;
 
 static enum block_next faulty_prepare(struct block_lane *lane, struct block_request *r)
 {
@@ -263,8 +263,8 @@ TEST(capacity_is_whole_sectors)
 	EQ(l.physical_block_bytes, 4096);
 	OK(!l.is_readonly && l.can_write_zeroes);
 	STR_HAS(last_log, "last 100 bytes are left out");
-	EQ(fcntl(b.image->fd, F_GETFL) & (O_NONBLOCK | O_ACCMODE), O_RDWR);
-	EQ(fcntl(b.image->fd, F_GETFD), FD_CLOEXEC);
+	EQ(fcntl(b.image->file->fd, F_GETFL) & (O_NONBLOCK | O_ACCMODE), O_RDWR);
+	EQ(fcntl(b.image->file->fd, F_GETFD), FD_CLOEXEC);
 	uint8_t buffer[512];
 	EQ(run_op(&b, BLOCK_READ, 512 * 6, buffer, 512), 0);
 	bench_close(&b);
@@ -335,7 +335,7 @@ TEST(a_readonly_image_is_never_written)
 		b.lane = lane;
 		block_image_limits(i, &l);
 		OK(l.is_readonly && !l.can_discard && !l.can_write_zeroes);
-		EQ(fcntl(i->fd, F_GETFL) & O_ACCMODE, O_RDONLY);
+		EQ(fcntl(i->file->fd, F_GETFL) & O_ACCMODE, O_RDONLY);
 		EQ(run_op(&b, BLOCK_WRITE, 0, buffer, 512), -EROFS);
 		EQ(run_op(&b, BLOCK_WRITE_ZEROES, 0, NULL, 512), -EROFS);
 		EQ(run_op(&b, BLOCK_DISCARD, 0, NULL, 512), -EROFS);
@@ -720,10 +720,10 @@ TEST(model_tmpfs_workers_faults) { compare_with_model("/dev/shm", WORKERS, FAULT
 static void make_coarse(struct bench *b)
 {
 	struct block_image *i = b->image;
-	i->offset_align = 4096;
-	i->memory_align = 4096;
-	i->buffered_fd = open(b->path, O_RDWR | O_CLOEXEC);
-	OK(i->buffered_fd >= 0);
+	i->file->offset_align = 4096;
+	i->file->memory_align = 4096;
+	i->file->buffered_fd = open(b->path, O_RDWR | O_CLOEXEC);
+	OK(i->file->buffered_fd >= 0);
 }
 
 TEST(model_coarse_direct) { compare_with_model("/var/tmp", DIRECT, NO_FAULT, 100, make_coarse); }
@@ -820,7 +820,7 @@ TEST(zeroes_are_written_where_the_host_has_no_better_way)
 		/* The lie comes after the deed: put the bytes back between the refusals and the writes that count. */
 		EQ(run_op(&b, BLOCK_WRITE_ZEROES, 512, NULL, 512), 0);
 		EQ(run_op(&b, BLOCK_DISCARD, 0, NULL, 512), 0);
-		OK(b.image->has_no_zero_range && b.image->has_no_punch);
+		OK(b.image->file->has_no_zero_range && b.image->file->has_no_punch);
 		OK(n_steps[BLOCK_STEP_FALLOCATE] <= 3 && n_steps[BLOCK_STEP_WRITE] >= 1);
 		n_steps[BLOCK_STEP_FALLOCATE] = 0;
 		EQ(run_op(&b, BLOCK_WRITE_ZEROES, 1536, NULL, (2 << 20) - 2048), 0);

@@ -38,7 +38,7 @@ enum { S_OK = 0, S_IOERR = 1, S_UNSUPP = 2, S_NONE = 0xee };
 
 /* --- a disk with a driver --- */
 
-static _Atomic unsigned n_steps[5];
+static _Atomic unsigned n_steps[6];
 static _Atomic int forced_result;
 
 static enum block_next spy_prepare(struct block_lane *lane, struct block_request *r)

@@ -1,0 +1,389 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* VHD, VHDX and VMDK when something dies: the process, the host, or a write. What was flushed is there afterwards. */
+#include "block_kit.h"
+
+#include <pthread.h>
+#include <signal.h>
+#include <sys/mman.h>
+
+#define MB (1024ull * 1024)
+#define SECTOR 512u
+#define DISK_BYTES (12 * MB)
+#define N_SECTORS (DISK_BYTES / SECTOR)
+
+struct kind {
+	const char *name, *qemu, *options;
+	enum block_type type;
+	bool can_check;
+};
+
+static const struct kind kinds[] = {
+	{ "vhd", "vpc", "subformat=dynamic,force_size=on", BLOCK_TYPE_VHD, false },
+	{ "vhdx", "vhdx", "subformat=dynamic,block_size=1M", BLOCK_TYPE_VHDX, true },
+	{ "vmdk", "vmdk", "subformat=monolithicSparse", BLOCK_TYPE_VMDK, true },
+};
+
+static void create(struct kit *k, const struct kind *kind)
+{
+	memset(k, 0, sizeof *k);
+	k->type = kind->type;
+	(void)snprintf(k->path, sizeof k->path, "%s/%s", kit_folder, kind->name);
+	kit_run("qemu-img create -f %s -o %s %s %llu", kind->qemu, kind->options, k->path, DISK_BYTES);
+}
+
+/* --- stamps: a sector says which write it is of --- */
+
+/* What each sector held when it was last flushed, and the first and last stamp written since; 0: none. */
+struct stamps {
+	uint32_t flushed[N_SECTORS], first_since[N_SECTORS], now[N_SECTORS];
+	uint32_t next;
+};
+
+static void stamp_sectors(struct stamps *s, uint8_t *buffer, uint64_t sector, uint64_t n)
+{
+	s->next++;
+	for (uint64_t k = 0; k < n; k++) {
+		for (size_t j = 0; j < SECTOR; j += 4)
+			memcpy(buffer + k * SECTOR + j, &s->next, 4);
+		if (!s->first_since[sector + k])
+			s->first_since[sector + k] = s->next;
+		s->now[sector + k] = s->next;
+	}
+}
+
+static void stamps_flushed(struct stamps *s)
+{
+	memcpy(s->flushed, s->now, sizeof s->flushed);
+	memset(s->first_since, 0, sizeof s->first_since);
+}
+
+static void check_stamps(struct kit *k, const struct stamps *s)
+{
+	uint8_t *buffer = malloc(DISK_BYTES);
+	EQ(kit_do(k, BLOCK_READ, 0, buffer, DISK_BYTES), 0);
+	for (uint64_t n = 0; n < N_SECTORS; n++) {
+		uint32_t stamp, other;
+		memcpy(&stamp, buffer + n * SECTOR, 4);
+		memcpy(&other, buffer + n * SECTOR + SECTOR - 4, 4);
+		EQ(stamp, other);
+		bool is_since = s->first_since[n] && stamp >= s->first_since[n] && stamp <= s->now[n];
+		if (stamp != s->flushed[n] && !is_since)
+			test_fail(__FILE__, __LINE__, "sector %llu holds write %u; %u was flushed, and %u to %u were since",
+			          (unsigned long long)n, stamp, s->flushed[n], s->first_since[n], s->now[n]);
+	}
+	free(buffer);
+}
+
+/* What came after the last flush, or did not, is what the next round begins with. */
+static void adopt(struct kit *k, struct stamps *s)
+{
+	uint8_t *buffer = malloc(DISK_BYTES);
+	EQ(kit_do(k, BLOCK_READ, 0, buffer, DISK_BYTES), 0);
+	for (uint64_t n = 0; n < N_SECTORS; n++)
+		memcpy(&s->now[n], buffer + n * SECTOR, 4);
+	free(buffer);
+	stamps_flushed(s);
+}
+
+static void write_some(struct kit *k, struct stamps *s, uint8_t *buffer)
+{
+	uint64_t n = 1 + kit_chance(200), sector = kit_chance(N_SECTORS - n);
+	stamp_sectors(s, buffer, sector, n);
+	EQ(kit_do(k, BLOCK_WRITE, sector * SECTOR, buffer, n * SECTOR), 0);
+}
+
+static void flush(struct kit *k, struct stamps *s)
+{
+	EQ(kit_do(k, BLOCK_FLUSH, 0, NULL, 0), 0);
+	stamps_flushed(s);
+}
+
+/* --- the process dies --- */
+
+static void live_until_killed(struct kit *k, struct stamps *s)
+{
+	uint8_t *buffer = malloc(256 * SECTOR);
+	kit_open(k);
+	for (unsigned n = 0;; n++) {
+		write_some(k, s, buffer);
+		if (kit_chance(6) == 0)
+			flush(k, s);
+	}
+}
+
+/* The kernel takes a dead process's ring down when it finds time, and with it the lock. */
+static void wait_until_free(const struct kit *k)
+{
+	int fd = open(k->path, O_RDWR | O_CLOEXEC);
+	OK(fd >= 0);
+	for (unsigned n = 0;; n++) {
+		struct flock l = { .l_type = F_WRLCK, .l_whence = SEEK_SET };
+		if (fcntl(fd, F_OFD_SETLK, &l) == 0)
+			break;
+		OK(n < 2000);
+		test_sleep_us(5000);
+	}
+	close(fd);
+}
+
+static void kill_once(struct kit *k, const struct kind *kind, struct stamps *s)
+{
+	kit_seed += 77777;
+	pid_t pid = fork();
+	if (pid == 0)
+		live_until_killed(k, s);
+	OK(pid > 0);
+	/* When it has done something, at no moment in particular. */
+	uint32_t enough = s->next + 10 + (uint32_t)kit_chance(40);
+	for (unsigned n = 0; __atomic_load_n(&s->next, __ATOMIC_RELAXED) < enough; n++) {
+		OK(n < 100000);
+		test_sleep_us(100);
+	}
+	test_sleep_us((unsigned)kit_chance(2000));
+	EQ(kill(pid, SIGKILL), 0);
+	EQ(waitpid(pid, NULL, 0), pid);
+	wait_until_free(k);
+	/* QEMU's view of a copy: it replays the log, or does without one, and then reads what we read. */
+	kit_run("cp --sparse=always %s %s.copy", k->path, k->path);
+	if (kind->can_check)
+		kit_run("qemu-img check %s -f %s %s.copy", kind->type == BLOCK_TYPE_VHDX ? "-r all" : "", kind->qemu, k->path);
+	kit_open(k);
+	check_stamps(k, s);
+	kit_close(k);
+	kit_run("qemu-img compare -f %s -F %s %s %s.copy", kind->qemu, kind->qemu, k->path, k->path);
+	kit_open(k);
+	adopt(k, s);
+	kit_close(k);
+}
+
+TEST(what_was_flushed_survives_a_kill)
+{
+	kit_need_qemu();
+	kit_folder_new(0);
+	for (size_t n = 0; n < ARRAY_LEN(kinds); n++) {
+		struct kit k;
+		struct stamps *s = mmap(NULL, sizeof *s, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+		OK(s != MAP_FAILED);
+		create(&k, &kinds[n]);
+		for (unsigned round = 0; round < 12; round++)
+			kill_once(&k, &kinds[n], s);
+		OK(s->next > 100);
+		munmap(s, sizeof *s);
+	}
+	kit_folder_done();
+}
+
+/* --- the host dies --- */
+
+/* What the host's disk holds, and the writes that only its memory has. */
+struct power {
+	pthread_mutex_t lock;
+	int stable_fd;
+	uint64_t n_steps, dies_at;
+	unsigned fails_one_in; /* 0: never */
+	struct pending {
+		uint64_t offset, n;
+		uint8_t *bytes;
+	} pending[4096];
+	unsigned n_pending;
+};
+
+static void keep(struct power *w, const struct block_step *s, long n)
+{
+	struct pending *p = &w->pending[w->n_pending++];
+	OK(w->n_pending < ARRAY_LEN(w->pending));
+	*p = (struct pending){ .offset = s->offset_bytes, .n = (uint64_t)n, .bytes = calloc(1, (size_t)n) };
+	size_t at = 0;
+	for (int k = 0; s->op == BLOCK_STEP_WRITE && at < (size_t)n; k++) {
+		size_t part = (size_t)min_u64(s->iov[k].iov_len, (size_t)n - at);
+		memcpy(p->bytes + at, s->iov[k].iov_base, part);
+		at += part;
+	}
+}
+
+/* Sector by sector, when the power went. */
+static void settle(struct power *w, const struct block_file *f, bool is_power_cut)
+{
+	for (unsigned k = 0; k < w->n_pending; k++) {
+		struct pending *p = &w->pending[k];
+		bool is_lost = is_power_cut && kit_chance(3) == 0;
+		for (uint64_t at = 0, n; at < p->n; at += n) {
+			n = is_power_cut ? min_u64(SECTOR - (p->offset + at) % SECTOR, p->n - at) : p->n - at;
+			if (is_power_cut && (is_lost || kit_chance(8) == 0))
+				continue;
+			EQ(pwrite(w->stable_fd, p->bytes + at, n, (off_t)(p->offset + at)), (long)n);
+		}
+		free(p->bytes);
+	}
+	w->n_pending = 0;
+	/* A file's size is as old as its last sync, at worst. */
+	uint64_t size;
+	EQ(block_file_size(f, &size), 0);
+	if (!is_power_cut || kit_chance(2))
+		EQ(ftruncate(w->stable_fd, (off_t)max_u64(size, (uint64_t)lseek(w->stable_fd, 0, SEEK_END))), 0);
+}
+
+static long carry_out(const struct block_step *s)
+{
+	ssize_t n = -1;
+	switch (s->op) {
+	case BLOCK_STEP_READ:
+		n = preadv(s->file->fd, s->iov, s->n_iov, (off_t)s->offset_bytes);
+		break;
+	case BLOCK_STEP_WRITE:
+		n = pwritev(s->file->fd, s->iov, s->n_iov, (off_t)s->offset_bytes);
+		break;
+	case BLOCK_STEP_FALLOCATE:
+		n = fallocate(s->file->fd, s->mode, (off_t)s->offset_bytes, (off_t)s->n_bytes);
+		break;
+	case BLOCK_STEP_SYNC:
+		return 0;
+	default:
+		break;
+	}
+	return n < 0 ? -errno : n;
+}
+
+static long execute(void *context, const struct block_step *s)
+{
+	struct power *w = context;
+	(void)pthread_mutex_lock(&w->lock);
+	long n = -EIO;
+	w->n_steps++;
+	bool fails = w->fails_one_in && s->op != BLOCK_STEP_READ && kit_chance(w->fails_one_in) == 0;
+	if (w->n_steps < w->dies_at && !fails)
+		n = carry_out(s);
+	if (n >= 0 && w->stable_fd >= 0) {
+		if (s->op == BLOCK_STEP_WRITE)
+			keep(w, s, n);
+		else if (s->op == BLOCK_STEP_FALLOCATE)
+			keep(w, s, (long)s->n_bytes);
+		else if (s->op == BLOCK_STEP_SYNC)
+			settle(w, s->file, false);
+	}
+	(void)pthread_mutex_unlock(&w->lock);
+	return n;
+}
+
+static int try_write(struct kit *k, struct stamps *s, uint8_t *buffer)
+{
+	uint64_t n = 1 + kit_chance(200), sector = kit_chance(N_SECTORS - n);
+	stamp_sectors(s, buffer, sector, n);
+	return kit_do(k, BLOCK_WRITE, sector * SECTOR, buffer, n * SECTOR);
+}
+
+/* Works until the power goes; what is left is in path.stable. */
+static void lose_power(struct kit *k, struct stamps *s, uint64_t dies_at)
+{
+	static struct power w;
+	char stable[160];
+	uint8_t *buffer = malloc(256 * SECTOR);
+	(void)snprintf(stable, sizeof stable, "%s.stable", k->path);
+	kit_run("cp --sparse=always %s %s", k->path, stable);
+	w = (struct power){ .lock = PTHREAD_MUTEX_INITIALIZER, .dies_at = dies_at, .stable_fd = open(stable, O_RDWR) };
+	OK(w.stable_fd >= 0);
+	struct block_seam seam = { .execute = execute, .context = &w };
+	kit_open(k);
+	k->image->seam = &seam;
+	while (w.n_steps < dies_at) {
+		if (try_write(k, s, buffer) < 0)
+			break;
+		if (kit_chance(5))
+			continue;
+		if (kit_do(k, BLOCK_FLUSH, 0, NULL, 0) < 0)
+			break;
+		stamps_flushed(s);
+	}
+	settle(&w, k->image->file, true);
+	kit_close(k);
+	close(w.stable_fd);
+	free(buffer);
+}
+
+TEST(what_was_flushed_survives_a_power_cut)
+{
+	kit_need_qemu();
+	kit_folder_new(0);
+	for (size_t n = 0; n < ARRAY_LEN(kinds); n++) {
+		struct kit k, after;
+		struct stamps *s = malloc(sizeof *s);
+		for (unsigned round = 0; round < 25; round++) {
+			memset(s, 0, sizeof *s);
+			create(&k, &kinds[n]);
+			k.mode = KIT_WORKERS;
+			lose_power(&k, s, 5 + kit_chance(200));
+			after = k;
+			(void)snprintf(after.path, sizeof after.path, "%s/%s.stable", kit_folder, kinds[n].name);
+			kit_open(&after);
+			check_stamps(&after, s);
+			/* And it can be worked on. */
+			adopt(&after, s);
+			uint8_t *buffer = malloc(256 * SECTOR);
+			for (unsigned j = 0; j < 4; j++)
+				write_some(&after, s, buffer);
+			flush(&after, s);
+			check_stamps(&after, s);
+			kit_close(&after);
+			free(buffer);
+			if (kinds[n].can_check)
+				kit_run("qemu-img check -f %s %s", kinds[n].qemu, after.path);
+		}
+		free(s);
+	}
+	kit_folder_done();
+}
+
+/* --- writes fail --- */
+
+/* Any step but a read fails at times. A flush that succeeded counts, whatever failed before it. */
+static void work_with_faults(struct kit *k, struct stamps *s)
+{
+	struct power w = { .lock = PTHREAD_MUTEX_INITIALIZER, .stable_fd = -1, .fails_one_in = 7, .dies_at = UINT64_MAX };
+	struct block_seam seam = { .execute = execute, .context = &w };
+	uint8_t *buffer = malloc(256 * SECTOR);
+	unsigned n_failed = 0, n_flushed = 0;
+	kit_open(k);
+	k->image->seam = &seam;
+	for (unsigned n = 0; n < 200; n++) {
+		/* A write that failed leaves old or new in each sector: as one that was not flushed. */
+		int rc = try_write(k, s, buffer);
+		OK(rc == 0 || rc == -EIO);
+		n_failed += rc < 0;
+		if (kit_chance(5))
+			continue;
+		rc = kit_do(k, BLOCK_FLUSH, 0, NULL, 0);
+		OK(rc == 0 || rc == -EIO);
+		if (rc == 0 && n_failed == 0)
+			stamps_flushed(s);
+		n_flushed += rc == 0;
+	}
+	OK(n_failed > 5 && n_flushed > 2);
+	w.fails_one_in = 0;
+	check_stamps(k, s);
+	for (unsigned n = 0; n < 10; n++)
+		write_some(k, s, buffer);
+	check_stamps(k, s);
+	k->image->seam = NULL;
+	kit_close(k);
+	free(buffer);
+}
+
+TEST(errors_of_the_host_reach_the_guest_and_leave_the_image_whole)
+{
+	kit_need_qemu();
+	kit_folder_new(0);
+	for (size_t n = 0; n < ARRAY_LEN(kinds); n++) {
+		struct kit k;
+		struct stamps *s = calloc(1, sizeof *s);
+		create(&k, &kinds[n]);
+		k.mode = KIT_WORKERS;
+		work_with_faults(&k, s);
+		if (kinds[n].can_check)
+			kit_run("qemu-img check -f %s %s", kinds[n].qemu, k.path);
+		kit_open(&k);
+		check_stamps(&k, s);
+		kit_close(&k);
+		free(s);
+	}
+	kit_folder_done();
+}

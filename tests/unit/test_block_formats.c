@@ -1,0 +1,253 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* VHD, VHDX and VMDK against QEMU: images that one side made and changed are read by the other. */
+#include "block_kit.h"
+
+#define MB (1024ull * 1024)
+
+struct kind {
+	const char *name, *qemu, *options;
+	enum block_type type;
+	uint64_t disk_bytes, window_start, window_bytes;
+	bool can_check;
+};
+
+static const struct kind kinds[] = {
+	{ "vhd-fixed", "vpc", "subformat=fixed,force_size=on", BLOCK_TYPE_VHD, 24 * MB, 0, 24 * MB, false },
+	{ "vhd-dynamic", "vpc", "subformat=dynamic,force_size=on", BLOCK_TYPE_VHD, 33 * MB, 0, 33 * MB, false },
+	{ "vhd-large", "vpc", "subformat=dynamic,force_size=on", BLOCK_TYPE_VHD, 200 * 1024 * MB, 150 * 1024 * MB, 24 * MB,
+	  false },
+	{ "vhdx-dynamic", "vhdx", "subformat=dynamic,block_size=1M", BLOCK_TYPE_VHDX, 32 * MB, 0, 32 * MB, true },
+	{ "vhdx-fixed", "vhdx", "subformat=fixed,block_size=1M", BLOCK_TYPE_VHDX, 16 * MB, 0, 16 * MB, true },
+	/* Chunks of 4 GiB: the window lies over the border of two. */
+	{ "vhdx-large", "vhdx", "subformat=dynamic,block_size=2M", BLOCK_TYPE_VHDX, 4 * 1024 * MB + 15 * MB,
+	  4 * 1024 * MB - 10 * MB, 24 * MB, true },
+	{ "vmdk-sparse", "vmdk", "subformat=monolithicSparse", BLOCK_TYPE_VMDK, 40 * MB, 0, 40 * MB, true },
+	{ "vmdk-flat", "vmdk", "subformat=monolithicFlat", BLOCK_TYPE_VMDK, 24 * MB, 0, 24 * MB, true },
+	{ "vmdk-split-sparse", "vmdk", "subformat=twoGbMaxExtentSparse", BLOCK_TYPE_VMDK, 5 * 1024 * MB, 2 * 1024 * MB - 8 * MB,
+	  24 * MB, true },
+	{ "vmdk-split-flat", "vmdk", "subformat=twoGbMaxExtentFlat", BLOCK_TYPE_VMDK, 5 * 1024 * MB, 2 * 1024 * MB - 8 * MB,
+	  24 * MB, true },
+};
+
+static void create(struct kit *k, const struct kind *kind, int mode)
+{
+	memset(k, 0, sizeof *k);
+	k->type = kind->type;
+	k->mode = mode;
+	(void)snprintf(k->path, sizeof k->path, "%s/%s-%d", kit_folder, kind->name, mode);
+	kit_run("qemu-img create -f %s -o %s %s %llu", kind->qemu, kind->options, k->path,
+	        (unsigned long long)kind->disk_bytes);
+}
+
+static void qemu_check(const struct kit *k, const struct kind *kind)
+{
+	if (kind->can_check)
+		kit_run("qemu-img check -f %s %s", kind->qemu, k->path);
+}
+
+/* --- both ways --- */
+
+static void work_and_compare(const struct kind *kind, int mode)
+{
+	struct kit k;
+	struct kit_model m;
+	struct block_limits l;
+	create(&k, kind, mode);
+	kit_model_new(&m, kind->window_start, kind->window_bytes);
+	/* What goes to a real disk waits for it at every flush. */
+	unsigned n_sessions = mode & KIT_DIRECT ? 1 : 2;
+	for (unsigned session = 0; session < n_sessions; session++) {
+		kit_open(&k);
+		block_image_limits(k.image, &l);
+		EQ(l.n_bytes, kind->disk_bytes);
+		kit_compare(&k, &m);
+		kit_work(&k, &m, mode & KIT_DIRECT ? 24 : 480);
+		kit_compare(&k, &m);
+		kit_close(&k);
+		qemu_check(&k, kind);
+	}
+	kit_qemu_compare(&k, kind->qemu, &m, kind->disk_bytes);
+	free(m.bytes);
+}
+
+static void work_on_all(int mode)
+{
+	kit_need_qemu();
+	kit_folder_new(mode);
+	for (size_t n = 0; n < ARRAY_LEN(kinds); n++)
+		work_and_compare(&kinds[n], mode);
+	kit_folder_done();
+}
+
+TEST(qemu_reads_what_we_wrote_with_io_uring)
+{
+	work_on_all(0);
+}
+
+TEST(qemu_reads_what_we_wrote_with_workers)
+{
+	work_on_all(KIT_WORKERS);
+}
+
+TEST(qemu_reads_what_we_wrote_with_direct_io)
+{
+	work_on_all(KIT_DIRECT);
+}
+
+TEST(we_read_what_qemu_wrote)
+{
+	kit_need_qemu();
+	kit_folder_new(0);
+	for (size_t n = 0; n < ARRAY_LEN(kinds); n++) {
+		const struct kind *kind = &kinds[n];
+		struct kit k;
+		struct kit_model m;
+		create(&k, kind, n % 2 ? KIT_WORKERS : 0);
+		kit_model_new(&m, kind->window_start, kind->window_bytes);
+		for (unsigned turn = 0; turn < 3; turn++) {
+			char commands[4096] = "";
+			size_t used = 0;
+			for (unsigned j = 0; j < 24; j++) {
+				uint64_t offset, bytes;
+				unsigned pattern = (unsigned)kit_chance(255) + 1;
+				kit_random_range(&m, &offset, &bytes);
+				used += (size_t)snprintf(commands + used, sizeof commands - used, " -c 'write -P %u %llu %llu'",
+				                         pattern, (unsigned long long)offset, (unsigned long long)bytes);
+				memset(m.bytes + (offset - m.start_bytes), (int)pattern, (size_t)bytes);
+			}
+			kit_run("qemu-io -f %s%s %s", kind->qemu, commands, k.path);
+			/* Read, and go on where QEMU stopped. */
+			k.is_readonly = turn == 0;
+			kit_open(&k);
+			kit_compare(&k, &m);
+			if (turn == 1)
+				kit_work(&k, &m, 60);
+			kit_close(&k);
+		}
+		kit_qemu_compare(&k, kind->qemu, &m, kind->disk_bytes);
+		free(m.bytes);
+	}
+	kit_folder_done();
+}
+
+TEST(an_empty_image_reads_as_zeroes_and_stays_as_it_is)
+{
+	kit_need_qemu();
+	kit_folder_new(0);
+	for (size_t n = 0; n < ARRAY_LEN(kinds); n++) {
+		struct kit k;
+		struct kit_model m;
+		create(&k, &kinds[n], 0);
+		kit_run("cp -r --sparse=always %s %s.before", k.path, k.path);
+		kit_model_new(&m, kinds[n].window_start, kinds[n].window_bytes);
+		kit_open(&k);
+		kit_compare(&k, &m);
+		EQ(kit_do(&k, BLOCK_FLUSH, 0, NULL, 0), 0);
+		kit_close(&k);
+		/* The file is not touched, not even its headers. */
+		kit_run("cmp %s %s.before", k.path, k.path);
+		free(m.bytes);
+	}
+	kit_folder_done();
+}
+
+/* --- under another image --- */
+
+TEST(they_can_be_what_a_qcow2_image_is_based_on)
+{
+	kit_need_qemu();
+	kit_folder_new(0);
+	for (size_t n = 0; n < ARRAY_LEN(kinds); n++) {
+		const struct kind *kind = &kinds[n];
+		struct kit k, top = { .type = BLOCK_TYPE_QCOW2 };
+		struct kit_model m;
+		create(&k, kind, 0);
+		kit_model_new(&m, kind->window_start, kind->window_bytes);
+		kit_open(&k);
+		kit_work(&k, &m, 120);
+		kit_close(&k);
+		(void)snprintf(top.path, sizeof top.path, "%s/top.qcow2", kit_folder);
+		kit_run("qemu-img create -f qcow2 -b %s -F %s %s", k.path, kind->qemu, top.path);
+		kit_open(&top);
+		kit_compare(&top, &m);
+		kit_work(&top, &m, 120);
+		kit_compare(&top, &m);
+		kit_close(&top);
+		kit_qemu_compare(&top, "qcow2", &m, kind->disk_bytes);
+		free(m.bytes);
+	}
+	kit_folder_done();
+}
+
+/* --- several lanes, each on a thread of its own --- */
+
+#define N_THREADS 4
+#define STRIPE (32 * 1024ull)
+
+struct stripes {
+	struct kit *k;
+	struct kit_model *m;
+	unsigned number;
+};
+
+static int run_one(struct block_lane *lane, enum block_op op, uint64_t offset, uint8_t *buffer, uint64_t n)
+{
+	struct kit_op o = { .iov = { { .iov_base = buffer, .iov_len = (size_t)n } } };
+	o.r = (struct block_request){ .op = op, .offset_bytes = offset, .n_bytes = n, .iov = o.iov, .n_iov = 1,
+		                      .done = kit_done };
+	block_submit(lane, &o.r);
+	block_drain(lane);
+	OK(o.is_done);
+	return o.result;
+}
+
+/* Every fourth stripe of the window is this thread's, so that all of them make the same blocks at once. */
+static void *write_stripes(void *arg)
+{
+	struct stripes *s = arg;
+	struct loop *loop;
+	struct block_lane *lane;
+	uint8_t *buffer = malloc(STRIPE);
+	EQ(loop_new(&loop, NULL), 0);
+	EQ(block_lane_open(s->k->image, loop, 8, &lane, NULL), 0);
+	for (uint64_t at = s->number * STRIPE; at + STRIPE <= s->m->n_bytes; at += N_THREADS * STRIPE) {
+		uint8_t *expected = s->m->bytes + at;
+		memset(expected, (int)(1 + at / STRIPE % 251), STRIPE);
+		EQ(run_one(lane, BLOCK_WRITE, s->m->start_bytes + at, expected, STRIPE), 0);
+		EQ(run_one(lane, BLOCK_READ, s->m->start_bytes + at, buffer, STRIPE), 0);
+		MEM_EQ(buffer, expected, STRIPE);
+		if (at / STRIPE % 16 == s->number)
+			EQ(run_one(lane, BLOCK_FLUSH, 0, NULL, 0), 0);
+	}
+	block_lane_close(lane);
+	loop_free(loop);
+	free(buffer);
+	return NULL;
+}
+
+TEST(lanes_on_threads_make_the_same_blocks)
+{
+	kit_need_qemu();
+	kit_folder_new(0);
+	for (size_t n = 0; n < ARRAY_LEN(kinds); n++) {
+		struct kit k;
+		struct kit_model m;
+		struct stripes s[N_THREADS];
+		pthread_t threads[N_THREADS];
+		create(&k, &kinds[n], 0);
+		kit_model_new(&m, kinds[n].window_start, kinds[n].window_bytes);
+		kit_open(&k);
+		for (unsigned t = 0; t < N_THREADS; t++) {
+			s[t] = (struct stripes){ .k = &k, .m = &m, .number = t };
+			EQ(pthread_create(&threads[t], NULL, write_stripes, &s[t]), 0);
+		}
+		for (unsigned t = 0; t < N_THREADS; t++)
+			EQ(pthread_join(threads[t], NULL), 0);
+		kit_compare(&k, &m);
+		kit_close(&k);
+		qemu_check(&k, &kinds[n]);
+		kit_qemu_compare(&k, kinds[n].qemu, &m, kinds[n].disk_bytes);
+		free(m.bytes);
+	}
+	kit_folder_done();
+}

@@ -1,0 +1,666 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* qcow2 when things go wrong: the host ends at any write, the host's I/O fails, the image was made to do harm, and what
+ * the rules about backing files, marked images and first sectors say. */
+#include "backend/block_qcow2.h"
+#include "block_kit.h"
+
+#define DISK_BYTES (6ull << 20)
+
+/* --- a host that remembers, or fails --- */
+
+struct record {
+	uint64_t offset, n;
+	uint8_t *bytes; /* NULL: a sync */
+};
+
+struct host {
+	struct block_seam seam;
+	pthread_mutex_t lock;
+	struct record *records;
+	unsigned n_records;
+	bool is_recording;
+	unsigned one_in; /* steps fail; 0: none does */
+	uint64_t seed;
+	unsigned n_failed;
+};
+
+static void keep(struct host *h, const struct block_step *s, uint64_t n)
+{
+	h->records = realloc(h->records, (h->n_records + 1) * sizeof *h->records);
+	struct record *r = &h->records[h->n_records++];
+	*r = (struct record){ .offset = s->offset_bytes, .n = n };
+	if (s->op == BLOCK_STEP_SYNC)
+		return;
+	r->bytes = calloc(1, n + 1);
+	size_t at = 0;
+	for (int k = 0; s->op == BLOCK_STEP_WRITE && k < s->n_iov && at < n; k++) {
+		size_t part = (size_t)min_u64(s->iov[k].iov_len, n - at);
+		memcpy(r->bytes + at, s->iov[k].iov_base, part);
+		at += part;
+	}
+}
+
+static long host_execute(void *context, const struct block_step *s)
+{
+	struct host *h = context;
+	(void)pthread_mutex_lock(&h->lock);
+	h->seed = h->seed * 6364136223846793005ull + 1442695040888963407ull;
+	long n = 0;
+	if (h->one_in && (h->seed >> 33) % h->one_in == 0) {
+		h->n_failed++;
+		n = (h->seed >> 50) % 3 ? -EIO : -ENOSPC;
+	} else if (s->op == BLOCK_STEP_READ) {
+		n = preadv(s->file->fd, s->iov, s->n_iov, (off_t)s->offset_bytes);
+	} else if (s->op == BLOCK_STEP_WRITE) {
+		n = pwritev(s->file->fd, s->iov, s->n_iov, (off_t)s->offset_bytes);
+	} else if (s->op == BLOCK_STEP_FALLOCATE) {
+		n = fallocate(s->file->fd, s->mode, (off_t)s->offset_bytes, (off_t)s->n_bytes);
+	}
+	if (h->is_recording && n >= 0 && s->op != BLOCK_STEP_READ)
+		keep(h, s, s->op == BLOCK_STEP_WRITE ? (uint64_t)n : s->n_bytes);
+	(void)pthread_mutex_unlock(&h->lock);
+	return n;
+}
+
+static void host_init(struct host *h, struct kit *k)
+{
+	*h = (struct host){ .seam = { .execute = host_execute, .context = h }, .seed = 4711 };
+	(void)pthread_mutex_init(&h->lock, NULL);
+	k->image->seam = &h->seam;
+}
+
+static void host_done(struct host *h)
+{
+	for (unsigned n = 0; n < h->n_records; n++)
+		free(h->records[n].bytes);
+	free(h->records);
+}
+
+/* 0: sound; 1: leaks only; else it is corrupt. */
+static int qemu_check(const char *path)
+{
+	int rc = kit_try("qemu-img check -f qcow2 %s", path);
+	return rc == 3 ? 1 : rc;
+}
+
+static void make(struct kit *k, struct kit_model *m, const char *options, const char *convert)
+{
+	memset(k, 0, sizeof *k);
+	k->type = BLOCK_TYPE_QCOW2;
+	(void)snprintf(k->path, sizeof k->path, "%s/top", kit_folder);
+	kit_model_new(m, 0, DISK_BYTES);
+	if (!convert) {
+		kit_run("qemu-img create -f qcow2 %s %s %llu", options, k->path, DISK_BYTES);
+		return;
+	}
+	for (uint64_t at = 0; at < DISK_BYTES; at += 8)
+		m->bytes[at] = (uint8_t)(at >> 12);
+	int fd = open(k->path, O_WRONLY | O_CREAT | O_TRUNC, 0600);
+	EQ(write(fd, m->bytes, DISK_BYTES), (long long)DISK_BYTES);
+	close(fd);
+	kit_run("mv %s %s/raw && qemu-img convert -f raw %s %s/raw %s", k->path, kit_folder, convert, kit_folder, k->path);
+}
+
+/* --- ends at any write --- */
+
+struct epoch {
+	unsigned n_records; /* when its flush was through */
+	uint8_t *before;    /* the disk then */
+};
+
+static void apply(int fd, const struct record *r)
+{
+	if (r->bytes)
+		EQ(pwrite(fd, r->bytes, (size_t)r->n, (off_t)r->offset), (long long)r->n);
+}
+
+/* The image as it was at first, with all writes until the last sync before n, and all (or some, as a disk's cache may
+ * have it) of those behind. */
+static void make_crashed(const struct host *h, const char *from, const char *to, unsigned n, bool has_cache)
+{
+	kit_run("cp %s %s", from, to);
+	int fd = open(to, O_WRONLY);
+	OK(fd >= 0);
+	unsigned synced = 0;
+	for (unsigned k = 0; k < n; k++)
+		synced = h->records[k].bytes ? synced : k;
+	for (unsigned k = 0; k < n; k++) {
+		if (!has_cache || k <= synced || kit_chance(2))
+			apply(fd, &h->records[k]);
+	}
+	close(fd);
+}
+
+/* Each sector is as it was flushed, or as it became before the next flush. */
+static void must_hold(const char *path, const uint8_t *flushed, const uint8_t *later)
+{
+	struct kit c = { .type = BLOCK_TYPE_QCOW2, .mode = KIT_WORKERS };
+	OK(strlen(path) < sizeof c.path);
+	memcpy(c.path, path, strlen(path) + 1);
+	uint8_t *buffer = malloc(DISK_BYTES);
+	kit_open(&c); /* repairs what is marked dirty */
+	EQ(kit_do(&c, BLOCK_READ, 0, buffer, DISK_BYTES), 0);
+	for (uint64_t at = 0; at < DISK_BYTES; at += 512) {
+		if (memcmp(buffer + at, flushed + at, 512) != 0 && memcmp(buffer + at, later + at, 512) != 0)
+			test_fail(__FILE__, __LINE__, "sector %llu is neither what was flushed nor what was written later",
+			          (unsigned long long)at / 512);
+	}
+	EQ(kit_do(&c, BLOCK_WRITE, 0, buffer, 65536), 0);
+	kit_close(&c);
+	OK(qemu_check(path) <= 1);
+	free(buffer);
+}
+
+#define N_EPOCHS 8
+
+static void write_epochs(struct kit *k, struct kit_model *m, struct host *h, struct epoch *epochs)
+{
+	for (unsigned n = 0; n < N_EPOCHS; n++) {
+		epochs[n] = (struct epoch){ .n_records = h->n_records, .before = malloc(DISK_BYTES) };
+		memcpy(epochs[n].before, m->bytes, DISK_BYTES);
+		if (n + 1 == N_EPOCHS)
+			break;
+		/* One batch: its requests do not meet. */
+		kit_work(k, m, KIT_BATCH);
+		EQ(kit_do(k, BLOCK_FLUSH, 0, NULL, 0), 0);
+	}
+}
+
+static void crash_anywhere(const char *options, const char *convert, bool is_lazy)
+{
+	struct kit k;
+	struct kit_model m;
+	struct host h;
+	struct epoch epochs[N_EPOCHS];
+	char start[160], crashed[128];
+	make(&k, &m, options, convert);
+	(void)snprintf(start, sizeof start, "%s.start", k.path);
+	(void)snprintf(crashed, sizeof crashed, "%s/crashed", kit_folder);
+	kit_run("cp %s %s", k.path, start);
+	kit_open(&k);
+	host_init(&h, &k);
+	h.is_recording = true;
+	write_epochs(&k, &m, &h, epochs);
+	kit_close(&k);
+
+	unsigned step = h.n_records / 40 + 1;
+	for (unsigned n = (unsigned)kit_chance(step); n <= h.n_records; n += 1 + (unsigned)kit_chance(2 * step - 1)) {
+		bool has_cache = kit_chance(2);
+		make_crashed(&h, start, crashed, n, has_cache);
+		if (!is_lazy && qemu_check(crashed) > 1)
+			test_fail(__FILE__, __LINE__, "%s: corrupt after %u of %u writes%s", options, n, h.n_records,
+			          has_cache ? ", of which some were lost in a cache" : "");
+		unsigned e = 0;
+		while (e + 1 < N_EPOCHS && epochs[e + 1].n_records <= n)
+			e++;
+		must_hold(crashed, epochs[e].before, e + 1 < N_EPOCHS ? epochs[e + 1].before : m.bytes);
+	}
+	for (unsigned e = 0; e < N_EPOCHS; e++)
+		free(epochs[e].before);
+	host_done(&h);
+	free(m.bytes);
+}
+
+TEST(a_crash_after_any_write_leaves_a_sound_image)
+{
+	kit_need_qemu();
+	kit_folder_new(0);
+	crash_anywhere("", NULL, false);
+	crash_anywhere("-o cluster_size=512", NULL, false);
+	crash_anywhere("-o cluster_size=4096,refcount_bits=64", NULL, false);
+	crash_anywhere("-o extended_l2=on,cluster_size=16k", NULL, false);
+	crash_anywhere("", "-O qcow2 -c", false);
+	kit_folder_done();
+}
+
+TEST(a_crash_with_lazy_refcounts_is_repaired)
+{
+	kit_need_qemu();
+	kit_folder_new(0);
+	crash_anywhere("-o lazy_refcounts=on", NULL, true);
+	crash_anywhere("-o lazy_refcounts=on,cluster_size=1024", NULL, true);
+	kit_folder_done();
+}
+
+/* --- I/O that fails --- */
+
+/* Errors may come; whatever a failed request touched is unknown from then on. */
+static void work_with_faults(struct kit *k, struct kit_model *m, uint8_t *unknown, unsigned n, unsigned *n_errors)
+{
+	struct kit_op o = { .buffer = malloc(KIT_MAX_OP_BYTES) };
+	for (unsigned j = 0; j < n; j++) {
+		static const enum block_op what[] = { BLOCK_READ, BLOCK_WRITE, BLOCK_WRITE, BLOCK_WRITE_ZEROES, BLOCK_DISCARD,
+			                              BLOCK_FLUSH };
+		enum block_op op = what[kit_chance(ARRAY_LEN(what))];
+		uint64_t offset = 0, bytes = 0;
+		if (op != BLOCK_FLUSH)
+			kit_random_range(m, &offset, &bytes);
+		uint64_t stamp = kit_chance(256);
+		memset(o.buffer, (int)stamp, (size_t)bytes);
+		o.r.may_unmap = true;
+		kit_submit(k, j % KIT_LANES, &o, op, offset, bytes);
+		kit_wait(k, &o, 1);
+		bool is_change = op == BLOCK_WRITE || op == BLOCK_WRITE_ZEROES || op == BLOCK_DISCARD;
+		*n_errors += o.result < 0;
+		OK(o.result == 0 || o.result == -EIO || o.result == -ENOSPC);
+		for (uint64_t at = offset; at < offset + bytes; at += 512) {
+			if (op == BLOCK_READ && o.result == 0 && !unknown[at / 512])
+				MEM_EQ(o.buffer + (at - offset), m->bytes + at, 512);
+			if (is_change)
+				unknown[at / 512] = o.result < 0 || op == BLOCK_DISCARD;
+			if (is_change)
+				memset(m->bytes + at, op == BLOCK_WRITE ? (int)stamp : 0, 512);
+		}
+	}
+	free(o.buffer);
+}
+
+static void fail_often(const char *options, const char *convert, unsigned one_in)
+{
+	struct kit k;
+	struct kit_model m;
+	struct host h;
+	unsigned n_errors = 0;
+	uint8_t *unknown = calloc(1, DISK_BYTES / 512), *buffer = malloc(DISK_BYTES);
+	make(&k, &m, options, convert);
+	kit_open(&k);
+	host_init(&h, &k);
+	h.one_in = one_in;
+	work_with_faults(&k, &m, unknown, 300, &n_errors);
+	OK(h.n_failed > 0 && n_errors > 0);
+	h.one_in = 0;
+	/* The host is well again: so is the disk. */
+	n_errors = 0;
+	work_with_faults(&k, &m, unknown, 100, &n_errors);
+	EQ(n_errors, 0);
+	EQ(kit_do(&k, BLOCK_READ, 0, buffer, DISK_BYTES), 0);
+	kit_close(&k);
+	for (uint64_t at = 0; at < DISK_BYTES; at += 512) {
+		if (!unknown[at / 512])
+			MEM_EQ(buffer + at, m.bytes + at, 512);
+	}
+	if (qemu_check(k.path) > 1)
+		test_fail(__FILE__, __LINE__, "%s: corrupt after I/O errors", options);
+	host_done(&h);
+	free(unknown);
+	free(buffer);
+	free(m.bytes);
+}
+
+TEST(io_errors_reach_the_guest_and_nothing_else)
+{
+	kit_need_qemu();
+	kit_folder_new(0);
+	for (unsigned one_in = 4; one_in < 40; one_in *= 3) {
+		fail_often("", NULL, one_in);
+		fail_often("-o cluster_size=512", NULL, one_in);
+		fail_often("-o cluster_size=4096,refcount_bits=1", NULL, one_in);
+		fail_often("-o lazy_refcounts=on", NULL, one_in);
+		fail_often("-o extended_l2=on", NULL, one_in);
+		fail_often("", "-O qcow2 -c -o cluster_size=4096", one_in);
+	}
+	kit_folder_done();
+}
+
+/* --- images made to do harm --- */
+
+static void poke(const char *path, uint64_t at, unsigned n, uint64_t v)
+{
+	uint8_t b[8];
+	for (unsigned k = n; k-- > 0; v >>= 8)
+		b[k] = (uint8_t)v;
+	int fd = open(path, O_WRONLY);
+	OK(fd >= 0);
+	EQ(pwrite(fd, b, n, (off_t)at), n);
+	close(fd);
+}
+
+TEST(impossible_headers_are_refused_in_words)
+{
+	static const struct {
+		uint64_t at;
+		unsigned n;
+		uint64_t v;
+		const char *words;
+	} bad[] = {
+		{ 0, 4, 0, "no qcow2 image" },
+		{ 4, 4, 4, "qcow2 version 4" },
+		{ 8, 8, 50, "outside of the header" },
+		{ 8, 8, 65536, "backing file has 0 bytes" },
+		{ 20, 4, 8, "clusters have 2^8 bytes" },
+		{ 20, 4, 22, "clusters have 2^22 bytes" },
+		{ 20, 4, 0xffffffff, "clusters have 2^" },
+		{ 24, 8, UINT64_MAX, "its disk has" },
+		{ 24, 8, 1ull << 40, "a disk of 1099511627776 bytes needs" },
+		{ 32, 4, 1, "encrypted" },
+		{ 36, 4, 0xffffffff, "at most 4194304" },
+		{ 36, 4, 0, "L1 table has 0 entries" },
+		{ 40, 8, 0x30001, "L1 table is at 0x30001" },
+		{ 40, 8, 0, "L1 table is at 0x0" },
+		{ 40, 8, 1ull << 55, "beyond the end of the file" },
+		{ 40, 8, UINT64_MAX & ~0xffffull, "L1 table is at" },
+		{ 40, 8, 0x10000, "overlap" },
+		{ 48, 8, 0x10001, "refcount table is at" },
+		{ 48, 8, 1ull << 50, "beyond the end of the file" },
+		{ 56, 4, 0, "no refcount table" },
+		{ 56, 4, 0xffffffff, "at most 8 MiB" },
+		{ 60, 4, 0xffffffff, "snapshots" },
+		{ 60, 4, 1, "snapshot table is at 0x0" },
+		{ 72, 8, 1ull << 63, "features 0x8000000000000000" },
+		{ 72, 8, 4, "external data file" },
+		{ 72, 8, 8, "contradicts" },
+		{ 72, 8, 2, "marked as corrupt" },
+		{ 96, 4, 7, "2^7 bits" },
+		{ 100, 4, 96, "length of 96" },
+		{ 100, 4, 108, "length of 108" },
+		{ 100, 4, 0x20000, "length of 131072" },
+		{ 104, 1, 1, "contradicts" },
+		{ 112, 8, 0xe2792acafffffff0, "beyond the header" },
+		{ 112, 8, 0xe2792aca00000020, "a name of 32 bytes" },
+	};
+	kit_need_qemu();
+	kit_folder_new(0);
+	for (size_t n = 0; n < ARRAY_LEN(bad); n++) {
+		struct kit k;
+		struct kit_model m;
+		struct err e = { 0 };
+		make(&k, &m, "", NULL);
+		poke(k.path, bad[n].at, bad[n].n, bad[n].v);
+		(void)kit_open_error(&k, &e);
+		STR_HAS(e.text, bad[n].words);
+		STR_HAS(e.text, k.path);
+		free(m.bytes);
+	}
+	kit_folder_done();
+}
+
+TEST(entries_that_cannot_be_fail_their_request_only)
+{
+	kit_need_qemu();
+	kit_folder_new(0);
+	struct kit k;
+	struct kit_model m;
+	uint8_t b[512];
+	make(&k, &m, "", "-O qcow2");
+	/* The first L2 table is where the L1 table's first entry says: at 0x30000's 8 bytes. */
+	int fd = open(k.path, O_RDONLY);
+	uint8_t l1[8];
+	EQ(pread(fd, l1, 8, 0x30000), 8);
+	close(fd);
+	uint64_t l2 = qcow2_load64(l1) & QCOW2_OFFSET_MASK;
+	poke(k.path, l2, 8, QCOW2_OFLAG_COPIED | 0x10200);            /* within a cluster */
+	poke(k.path, l2 + 8, 8, QCOW2_OFLAG_COPIED | 0x30000);        /* the L1 table */
+	poke(k.path, l2 + 16, 8, QCOW2_OFLAG_COMPRESSED | 0x50000);   /* no compressed data */
+	poke(k.path, l2 + 24, 8, QCOW2_OFLAG_COPIED | (1ull << 50));  /* behind the end */
+	kit_open(&k);
+	memset(b, 1, sizeof b);
+	EQ(kit_do(&k, BLOCK_READ, 0, b, 512), -EIO);
+	EQ(kit_do(&k, BLOCK_WRITE, 0, b, 512), -EIO);
+	EQ(kit_do(&k, BLOCK_WRITE, 65536, b, 512), -EIO);
+	EQ(kit_do(&k, BLOCK_READ, 2 * 65536, b, 512), -EIO);
+	EQ(kit_do(&k, BLOCK_READ, 3 * 65536, b, 512), 0);
+	EQ(b[0], 0);
+	EQ(kit_do(&k, BLOCK_READ, 4 * 65536, b, 512), 0);
+	MEM_EQ(b, m.bytes + 4 * 65536, 512);
+	STR_HAS(kit_log, "is damaged");
+	kit_close(&k);
+	free(m.bytes);
+	kit_folder_done();
+}
+
+/* --- rules --- */
+
+TEST(marked_images)
+{
+	kit_need_qemu();
+	kit_folder_new(0);
+	struct kit k;
+	struct kit_model m;
+	uint8_t b[512];
+	make(&k, &m, "", "-O qcow2");
+	poke(k.path, 72, 8, 2); /* corrupt: may be read */
+	k.is_readonly = true;
+	kit_open(&k);
+	EQ(kit_do(&k, BLOCK_READ, 512, b, 512), 0);
+	MEM_EQ(b, m.bytes + 512, 512);
+	EQ(kit_do(&k, BLOCK_WRITE, 512, b, 512), -EROFS);
+	kit_close(&k);
+
+	/* Dirty, and all counts are gone: they are made again. Unknown autoclear bits go with the first writer. */
+	poke(k.path, 72, 8, 1);
+	poke(k.path, 88, 8, 0xf0);
+	uint8_t zeroes[4096] = { 0 };
+	int fd = open(k.path, O_WRONLY);
+	EQ(pwrite(fd, zeroes, sizeof zeroes, 0x20000), (long long)sizeof zeroes);
+	close(fd);
+	kit_open(&k);
+	kit_close(&k); /* read only: untouched */
+	k.is_readonly = false;
+	kit_open(&k);
+	EQ(qcow2_of(k.image)->autoclear, 0);
+	kit_work(&k, &m, 24);
+	kit_close(&k);
+	EQ(qemu_check(k.path), 0);
+	kit_qemu_compare(&k, "qcow2", &m, DISK_BYTES);
+	uint8_t bits[24];
+	fd = open(k.path, O_RDONLY);
+	EQ(pread(fd, bits, sizeof bits, 72), (long long)sizeof bits);
+	close(fd);
+	EQ(qcow2_load64(bits), 0);
+	EQ(qcow2_load64(bits + 16), 0);
+	free(m.bytes);
+	kit_folder_done();
+}
+
+static void backing_error(const char *name, bool may_use, const char *words)
+{
+	struct kit k = { .type = BLOCK_TYPE_QCOW2 };
+	struct err e = { 0 };
+	struct block_image *i;
+	(void)snprintf(k.path, sizeof k.path, "%s/%s", kit_folder, name);
+	struct block_params p = kit_params(&k);
+	p.may_use_backing_files = may_use;
+	OK(block_open(&p, &i, &e) < 0);
+	STR_HAS(e.text, words);
+}
+
+TEST(backing_files_are_opened_as_allowed_and_as_named)
+{
+	kit_need_qemu();
+	kit_folder_new(0);
+	const char *f = kit_folder;
+	kit_run("cd %s && truncate -s 1M base && qemu-img create -f qcow2 -b base -F raw top", f);
+	backing_error("top", false, "backing_files is off");
+
+	/* Loops, by another name too. */
+	kit_run("cd %s && qemu-img create -f qcow2 -u -b looped -F qcow2 loop 1M && ln -s loop looped", f);
+	backing_error("loop", true, "leads back");
+	kit_run("cd %s && mkdir sub && ln -s ../b sub/link && qemu-img create -f qcow2 -u -b sub/link -F qcow2 a 1M && "
+	        "qemu-img create -f qcow2 -u -b ../a -F qcow2 b 1M", f);
+	backing_error("a", true, "leads back");
+	kit_run("cd %s && for n in $(seq 70); do qemu-img create -f qcow2 -u -b c$((n+1)) -F qcow2 c$n 1M; done", f);
+	backing_error("c1", true, "longer than 64");
+	kit_run("cd %s && qemu-img create -f qcow2 -u -b nowhere -F raw lost 1M", f);
+	backing_error("lost", true, "nowhere");
+	kit_run("cd %s && mkfifo pipe && qemu-img create -f qcow2 -u -b pipe -F raw piped 1M", f);
+	backing_error("piped", true, "neither a regular file nor a block device");
+	kit_run("cd %s && qemu-img create -f qcow2 -u -b base -F qed odd 1M", f);
+	backing_error("odd", true, "a backing file of format 'qed'");
+
+	/* A raw disk into which its guest wrote a qcow2 header stays raw where it is named so, and is refused where not. */
+	kit_run("cd %s && qemu-img create -f qcow2 -u -b /etc/passwd -F raw evil 1M && qemu-img create -f qcow2 -u -b evil -F raw "
+	        "named 1M && qemu-img create -f qcow2 -u -b evil unnamed 1M || qemu-img create -f qcow2 -u -b evil -F raw unnamed "
+	        "1M && cp evil evil2", f);
+	struct kit k = { .type = BLOCK_TYPE_QCOW2 };
+	(void)snprintf(k.path, sizeof k.path, "%s/named", kit_folder);
+	uint8_t b[512];
+	kit_open(&k);
+	EQ(kit_do(&k, BLOCK_READ, 0, b, 512), 0);
+	MEM_EQ(b, "QFI\xfb", 4);
+	kit_close(&k);
+	/* The extension with the format's name becomes one that nobody knows. */
+	kit_run("cd %s && cp named unnamed", f);
+	(void)snprintf(k.path, sizeof k.path, "%s/unnamed", kit_folder);
+	poke(k.path, 112, 4, 0x12345678);
+	backing_error("unnamed", true, "does not name the format");
+	kit_run("cd %s && cp base evil", f); /* zeroes: raw, whoever says so */
+	kit_open(&k);
+	EQ(kit_do(&k, BLOCK_READ, 0, b, 512), 0);
+	EQ(b[0], 0);
+	kit_close(&k);
+	kit_folder_done();
+}
+
+TEST(detection_happens_once_and_cannot_be_changed_by_the_guest)
+{
+	kit_need_qemu();
+	kit_folder_new(0);
+	struct kit k = { 0 };
+	struct kit_model m;
+	make(&k, &m, "", NULL);
+	k.type = BLOCK_TYPE_AUTO;
+	kit_open(&k);
+	STR_EQ(block_image_format(k.image), "qcow2");
+	kit_close(&k);
+	uint8_t header[1024] = { 0 }, b[1024];
+	int fd = open(k.path, O_RDONLY);
+	EQ(pread(fd, header, sizeof header, 0), (long long)sizeof header);
+	close(fd);
+
+	for (int mode = 0; mode <= KIT_DIRECT; mode++) {
+		(void)snprintf(k.path, sizeof k.path, "/var/tmp/varan-raw-%d", (int)getpid());
+		kit_run("rm -f %s && truncate -s 1M %s", k.path, k.path);
+		k.mode = mode;
+		k.type = BLOCK_TYPE_AUTO;
+		kit_open(&k);
+		STR_EQ(block_image_format(k.image), "raw");
+		EQ(kit_do(&k, BLOCK_WRITE, 0, header, 512), -EPERM);
+		EQ(kit_do(&k, BLOCK_WRITE, 0, header, 1024), -EPERM);
+		EQ(kit_do(&k, BLOCK_READ, 0, b, 512), 0);
+		EQ(b[0], 0);
+		/* Elsewhere, and with other bytes, it is a disk like any. */
+		EQ(kit_do(&k, BLOCK_WRITE, 512, header, 1024), 0);
+		memset(b, 7, sizeof b);
+		EQ(kit_do(&k, BLOCK_WRITE, 0, b, 1024), 0);
+		memset(b, 0, sizeof b);
+		EQ(kit_do(&k, BLOCK_READ, 0, b, 1024), 0);
+		OK(b[0] == 7 && b[1023] == 7);
+		kit_close(&k);
+		/* Who says raw means it. */
+		k.type = BLOCK_TYPE_RAW;
+		kit_open(&k);
+		EQ(kit_do(&k, BLOCK_WRITE, 0, header, 512), 0);
+		kit_close(&k);
+		unlink(k.path);
+	}
+	free(m.bytes);
+	kit_folder_done();
+}
+
+/* --- check and resize --- */
+
+TEST(check_counts_as_qemu_does)
+{
+	kit_need_qemu();
+	kit_folder_new(0);
+	struct kit k;
+	struct kit_model m;
+	struct block_check c;
+	make(&k, &m, "", "-O qcow2");
+	kit_open(&k);
+	EQ(block_check(k.image, BLOCK_REPAIR_NOTHING, &c, NULL), 0);
+	OK(c.n_leaks == 0 && c.n_corruptions == 0 && c.n_errors == 0);
+	EQ(c.n_clusters, DISK_BYTES / 65536);
+	EQ(c.n_allocated, DISK_BYTES / 65536);
+	kit_close(&k);
+	/* Two clusters that nobody counts, and three that nobody uses: beyond, the file grows. */
+	uint64_t n_clusters = 5 + DISK_BYTES / 65536;
+	poke(k.path, 0x20000 + 2 * 10, 2, 0);
+	poke(k.path, 0x20000 + 2 * 11, 2, 0);
+	kit_run("truncate -s %llu %s", (unsigned long long)(n_clusters + 10) * 65536, k.path);
+	for (unsigned n = 0; n < 3; n++)
+		poke(k.path, 0x20000 + 2 * (n_clusters + n), 2, 1);
+	struct err e;
+	kit_open(&k);
+	EQ(block_check(k.image, BLOCK_REPAIR_NOTHING, &c, &e), 0);
+	EQ(c.n_leaks, 3);
+	kit_close(&k);
+	EQ(kit_try("{ qemu-img check -f qcow2 --output=json %s > %s.json; grep -q '\"leaks\": 3' %s.json && "
+	           "grep -q '\"corruptions\": %llu' %s.json; }",
+	           k.path, k.path, k.path, (unsigned long long)c.n_corruptions, k.path), 0);
+	kit_open(&k);
+	OK(c.n_corruptions >= 2);
+	EQ(block_check(k.image, BLOCK_REPAIR_LEAKS, &c, &e), 0);
+	EQ(c.n_leaks_fixed, 3);
+	EQ(c.n_leaks, 0);
+	OK(c.n_corruptions >= 2);
+	EQ(block_check(k.image, BLOCK_REPAIR_ALL, &c, &e), 0);
+	OK(c.n_corruptions_fixed >= 2 && c.n_corruptions == 0);
+	EQ(block_check(k.image, BLOCK_REPAIR_NOTHING, &c, &e), 0);
+	OK(c.n_leaks == 0 && c.n_corruptions == 0);
+	kit_close(&k);
+	EQ(qemu_check(k.path), 0);
+	kit_qemu_compare(&k, "qcow2", &m, DISK_BYTES);
+	free(m.bytes);
+	kit_folder_done();
+}
+
+static void grow(const char *options, enum block_type type, uint64_t n_bytes)
+{
+	struct kit k;
+	struct kit_model m, larger;
+	struct err e;
+	make(&k, &m, options, NULL);
+	if (type == BLOCK_TYPE_RAW)
+		kit_run("rm %s && truncate -s %llu %s", k.path, DISK_BYTES, k.path);
+	k.type = type;
+	kit_open(&k);
+	kit_work(&k, &m, 48);
+	OK(block_resize(k.image, DISK_BYTES - 512, &e) < 0);
+	STR_HAS(e.text, "can only grow");
+	OK(block_resize(k.image, DISK_BYTES + 100, &e) < 0);
+	EQ(block_resize(k.image, n_bytes, &e), 0);
+	struct block_limits l;
+	block_image_limits(k.image, &l);
+	EQ(l.n_bytes, n_bytes);
+	kit_model_new(&larger, 0, n_bytes);
+	memcpy(larger.bytes, m.bytes, DISK_BYTES);
+	kit_compare(&k, &larger);
+	kit_work(&k, &larger, 96);
+	kit_close(&k);
+	if (type == BLOCK_TYPE_QCOW2)
+		EQ(qemu_check(k.path), 0);
+	kit_open(&k);
+	kit_compare(&k, &larger);
+	kit_close(&k);
+	kit_qemu_compare(&k, type == BLOCK_TYPE_RAW ? "raw" : "qcow2", &larger, n_bytes);
+	free(m.bytes);
+	free(larger.bytes);
+}
+
+TEST(disks_grow)
+{
+	kit_need_qemu();
+	kit_folder_new(0);
+	grow("", BLOCK_TYPE_RAW, 9u << 20);
+	grow("", BLOCK_TYPE_QCOW2, 9u << 20);
+	grow("-o cluster_size=512", BLOCK_TYPE_QCOW2, 40u << 20); /* a longer L1 table, more refcount blocks, a longer table */
+	grow("-o cluster_size=512,refcount_bits=64", BLOCK_TYPE_QCOW2, 20u << 20);
+	grow("-o extended_l2=on,lazy_refcounts=on", BLOCK_TYPE_QCOW2, (7u << 20) + 512);
+	/* What the backing file has behind the old end does not come to light. */
+	struct kit k = { .type = BLOCK_TYPE_QCOW2 };
+	uint8_t b[512];
+	(void)snprintf(k.path, sizeof k.path, "%s/grown", kit_folder);
+	kit_run("cd %s && tr '\\0' 'x' < /dev/zero | head -c 8M > x && qemu-img create -f qcow2 -b x -F raw grown 4M", kit_folder);
+	kit_open(&k);
+	EQ(block_resize(k.image, 12u << 20, NULL), 0);
+	EQ(kit_do(&k, BLOCK_READ, (4u << 20) - 512, b, 512), 0);
+	EQ(b[0], 'x');
+	EQ(kit_do(&k, BLOCK_READ, 4u << 20, b, 512), 0);
+	EQ(b[0], 0);
+	EQ(kit_do(&k, BLOCK_READ, 7u << 20, b, 512), 0);
+	EQ(b[0], 0);
+	kit_close(&k);
+	EQ(qemu_check(k.path), 0);
+	kit_folder_done();
+}
