@@ -207,7 +207,7 @@ def test_shell(start, console):
         typed.send("sh -c 'trap \"echo resized; exit\" WINCH; echo trap is set; while sleep 0.1; do :; done'\r")
         typed.expect(r"\ntrap is set\r?\n")
         terminal.resize(132, 50)
-        typed.expect(r"\nresized\r?\n")
+        typed.expect(r"resized\r?\n")
         typed.expect(SHELL)
         typed.send("stty size\r")
         typed.expect(r"\n50 132\r?\n")
