@@ -41,6 +41,7 @@ def test_triple_fault_boots_again(start, raw):
     vm = start(script=COUNT + "echo boot $n; [ $n = 1 ] && { reboot -f; sleep 100; }; echo enough", cmdline="reboot=t",
                options=["--disk", f"path={raw('counter', 512)}"])
     vm.console.expect("boot 2\nenough\n")
+    assert "triple fault" in vm.log()
     vm.wait_ok()
 
 
