@@ -32,10 +32,10 @@ MICROVM = ("microvm,acpi=on,rtc=on,isa-serial=on,x-option-roms=off,ioapic2=off,p
            "auto-kernel-cmdline=off")
 
 # Name -> function of (guest, path of the serial port's file) that gives the arguments. PROGRAM is as users get it; SMALL
-# is what corresponds to QEMU's microvm: no PCI bus, and the kernel is mapped instead of copied.
+# is what corresponds to QEMU's microvm: no PCI bus.
 MACHINES = {
     PROGRAM: _varan(),
-    SMALL: _varan("--machine", "transport=mmio,map_kernel=all"),
+    SMALL: _varan("--machine", "transport=mmio"),
     PEER: _qemu(MICROVM),
     "QEMU q35": _qemu("q35,hpet=off,pit=off,pic=off,smm=off,usb=off,smbus=off,sata=off,vmport=off"),
 }

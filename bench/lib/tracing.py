@@ -7,9 +7,11 @@ counting that is the number of instructions since it was switched on.
 import os
 import re
 import select
+import time
 from contextlib import contextmanager
 from pathlib import Path
 
+LOOK_AGAIN_SECONDS = 3  # of the host's clock
 TRACEFS = Path("/sys/kernel/tracing")
 
 
@@ -96,7 +98,16 @@ class Instance:
             poll.register(pipe, select.POLLIN)
 
             def wait(seconds):
-                return os.read(pipe, 65536).decode() if poll.poll(seconds * 1000) else None
+                # The kernel can lose the one wake-up that there is; the event is there all the same. So look again when
+                # even the slowest boot is over.
+                end = time.monotonic() + seconds
+                while time.monotonic() < end:
+                    poll.poll(LOOK_AGAIN_SECONDS * 1000)
+                    try:
+                        return os.read(pipe, 65536).decode()
+                    except BlockingIOError:
+                        pass
+                return None
             yield wait
         finally:
             os.close(pipe)

@@ -14,6 +14,7 @@
 
 #include <assert.h>
 #include <errno.h>
+#include <stdlib.h>
 #include <string.h>
 
 static int ping(struct route_call *c, struct err *e)
@@ -98,10 +99,45 @@ static int counters(struct route_call *c, struct err *e)
 	return vmm_counters(c->vmm, c->json, e);
 }
 
-static int add_disk(struct route_call *c, struct err *e)
+/* What came beside the request becomes part of the device; numbers in the body are of the client's process. */
+static int name_descriptors(struct route_call *c, struct err *e)
 {
+	if (c->route->body == &net_schema) {
+		struct net_config *net = c->body;
+		free(ptr_take(net->fds));
+		net->n_fds = 0;
+		if (c->n_fds == 0)
+			return 0;
+		net->fds = calloc(c->n_fds, sizeof *net->fds);
+		if (!net->fds)
+			return err_set(e, ENOMEM, "out of memory");
+		for (; net->n_fds < c->n_fds; net->n_fds++)
+			net->fds[net->n_fds] = c->fds[net->n_fds];
+	} else if (c->n_fds > 1) {
+		return err_set(e, EINVAL, "%s takes one descriptor, and %zu came with it", c->route->name, c->n_fds);
+	} else if (c->n_fds == 1) {
+		struct device_config *device = c->body;
+		device->fd = c->fds[0];
+		device->has_fd = true;
+	}
+	return 0;
+}
+
+static int add_device(struct route_call *c, struct err *e)
+{
+	const struct route *route = c->route;
 	struct pci_device_info device = { 0 };
-	int rc = vmm_add_disk(c->vmm, c->body, &device, e);
+	const struct device_addition added = {
+		.member = route->added.member,
+		.noun = route->added.noun,
+		.option = route->body->option,
+		.device = c->body,
+		.fds = c->fds,
+		.n_fds = c->n_fds,
+	};
+	int rc = route->flags & ROUTE_TAKES_FDS ? name_descriptors(c, e) : 0;
+	if (rc >= 0)
+		rc = vmm_add_device(c->vmm, &added, &device, e);
 	if (rc < 0 || !device.bdf[0])
 		return rc;
 	const struct pci_device_answer a = { device.id, device.bdf };
@@ -140,23 +176,31 @@ const struct route api_routes[] = {
 	  .run = power_button },
 	{ PUT_ROUTE, .name = "vm.nmi", .summary = "Send the guest a non-maskable interrupt", .run = nmi },
 	{ PUT_ROUTE, .name = "vm.add-disk", .summary = "Add a disk", .body = &disk_schema, .answer = "PciDeviceInfo",
-	  .flags = ROUTE_NEEDS_VM | ROUTE_ADDS, .run = add_disk },
+	  .flags = ROUTE_NEEDS_VM | ROUTE_ADDS, .run = add_device, .added = { "disks", "disk" } },
 	{ PUT_ROUTE, .name = "vm.add-net", .summary = "Add a network device; its TAP descriptors may come with the request",
-	  .body = &net_schema, .answer = "PciDeviceInfo", .flags = ROUTE_NEEDS_VM | ROUTE_ADDS | ROUTE_TAKES_FDS },
+	  .body = &net_schema, .answer = "PciDeviceInfo", .flags = ROUTE_NEEDS_VM | ROUTE_ADDS | ROUTE_TAKES_FDS,
+	  .run = add_device, .added = { "net", "network device" } },
 	{ PUT_ROUTE, .name = "vm.add-fs", .summary = "Add a shared file system", .body = &fs_schema, .answer = "PciDeviceInfo",
-	  .flags = ROUTE_NEEDS_VM | ROUTE_ADDS },
+	  .flags = ROUTE_NEEDS_VM | ROUTE_ADDS,
+	  .run = add_device, .added = { "fs", "fs" } },
 	{ PUT_ROUTE, .name = "vm.add-pmem", .summary = "Add a persistent memory device", .body = &pmem_schema,
-	  .answer = "PciDeviceInfo", .flags = ROUTE_NEEDS_VM | ROUTE_ADDS },
+	  .answer = "PciDeviceInfo", .flags = ROUTE_NEEDS_VM | ROUTE_ADDS,
+	  .run = add_device, .added = { "pmem", "pmem device" } },
 	{ PUT_ROUTE, .name = "vm.add-vsock", .summary = "Add a vsock device; at most one", .body = &vsock_schema,
-	  .answer = "PciDeviceInfo", .flags = ROUTE_NEEDS_VM | ROUTE_ADDS },
+	  .answer = "PciDeviceInfo", .flags = ROUTE_NEEDS_VM | ROUTE_ADDS,
+	  .run = add_device, .added = { "vsock", "vsock device" } },
 	{ PUT_ROUTE, .name = "vm.add-vdpa", .summary = "Add a vDPA device", .body = &vdpa_schema, .answer = "PciDeviceInfo",
-	  .flags = ROUTE_NEEDS_VM | ROUTE_ADDS },
+	  .flags = ROUTE_NEEDS_VM | ROUTE_ADDS,
+	  .run = add_device, .added = { "vdpa", "vDPA device" } },
 	{ PUT_ROUTE, .name = "vm.add-device", .summary = "Add a VFIO device; its descriptor may come with the request",
-	  .body = &device_schema, .answer = "PciDeviceInfo", .flags = ROUTE_NEEDS_VM | ROUTE_ADDS | ROUTE_TAKES_FDS },
+	  .body = &device_schema, .answer = "PciDeviceInfo", .flags = ROUTE_NEEDS_VM | ROUTE_ADDS | ROUTE_TAKES_FDS,
+	  .run = add_device, .added = { "devices", "device" } },
 	{ PUT_ROUTE, .name = "vm.add-user-device", .summary = "Add a vfio-user device", .body = &user_device_schema,
-	  .answer = "PciDeviceInfo", .flags = ROUTE_NEEDS_VM | ROUTE_ADDS },
+	  .answer = "PciDeviceInfo", .flags = ROUTE_NEEDS_VM | ROUTE_ADDS,
+	  .run = add_device, .added = { "user_devices", "user device" } },
 	{ PUT_ROUTE, .name = "vm.add-generic-vhost-user", .summary = "Add a vhost-user device of any type",
-	  .body = &generic_vhost_user_schema, .answer = "PciDeviceInfo", .flags = ROUTE_NEEDS_VM | ROUTE_ADDS },
+	  .body = &generic_vhost_user_schema, .answer = "PciDeviceInfo", .flags = ROUTE_NEEDS_VM | ROUTE_ADDS,
+	  .run = add_device, .added = { "generic_vhost_user", "generic vhost-user device" } },
 	{ PUT_ROUTE, .name = "vm.remove-device",
 	  .summary = "Ask the guest to let go of a device; the event device-removed says when it is gone",
 	  .body = &remove_device_schema, .flags = ROUTE_NEEDS_VM | ROUTE_BY_ID, .run = remove_device },
@@ -246,6 +290,9 @@ void route_dispatch(const struct route_call *common, const struct http_request *
 	struct err e = { 0 };
 	struct route_call c = *common;
 	const struct route *route = find(r->path);
+	c.route = route;
+	c.fds = r->fds;
+	c.n_fds = r->n_fds;
 	if (!route) {
 		http_answer_errors(a, 404, "Not Found");
 		return;

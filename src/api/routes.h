@@ -4,6 +4,7 @@
 #include "api/http.h"
 
 struct log_sink;
+struct route;
 struct schema;
 struct vmm;
 
@@ -15,6 +16,9 @@ struct route_call {
 	const struct log_sink *log_sink;
 	const char *version;
 	const char *const *features;
+	const struct route *route;
+	int *fds;           /* that came with the request: what is taken becomes -1 */
+	size_t n_fds;
 	void *body;         /* read by the route's schema; NULL when it has none */
 	bool is_body_taken; /* its members belong to somebody else now */
 	struct text *json;  /* the answer; none: 204 */
@@ -38,6 +42,10 @@ struct route {
 	const struct schema *body;
 	const char *answer; /* component of what 200 brings; NULL: 204 */
 	unsigned flags;
+	struct {
+		const char *member; /* of the configuration: the list that a new device joins */
+		const char *noun;   /* what it is called when that fails */
+	} added;
 	/* NULL: known, and not supported yet. A negative errno decides about the status as vm/vmm.h says. */
 	int (*run)(struct route_call *c, struct err *e);
 };

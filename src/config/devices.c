@@ -3,6 +3,7 @@
 
 #include "base/checked.h"
 #include "config/names.h"
+#include "config/preserved.h"
 #include "schema/schema.h"
 
 #include <assert.h>
@@ -155,9 +156,23 @@ static bool remove_from(const struct device_list *l, struct vm_config *c, const 
 	return n_kept != n;
 }
 
+/* Of the devices that have this identifier. */
+static void close_descriptors(struct vm_config *c, const char *id)
+{
+	for (size_t i = 0; i < c->n_net; i++)
+		if (c->net[i].id && strcmp(c->net[i].id, id) == 0)
+			vm_config_close_preserved(c, c->net[i].fds, c->net[i].n_fds);
+	for (size_t i = 0; i < c->n_devices; i++) {
+		const struct device_config *d = &c->devices[i];
+		if (d->has_fd && d->id && strcmp(d->id, id) == 0)
+			vm_config_close_preserved(c, &d->fd, 1);
+	}
+}
+
 bool vm_config_remove_device(struct vm_config *c, const char *id)
 {
 	bool is_removed = false;
+	close_descriptors(c, id);
 	for (size_t i = 0; i < ARRAY_LEN(lists); i++)
 		is_removed |= remove_from(&lists[i], c, id);
 	vm_config_update_iommu(c);

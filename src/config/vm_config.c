@@ -2,6 +2,7 @@
 #include "config/vm_config.h"
 
 #include "base/checked.h"
+#include "config/preserved.h"
 #include "schema/schema.h"
 
 #include <errno.h>
@@ -75,6 +76,8 @@ static const struct field vm_rows[] = {
 	         .help = "What the process may use besides"),
 	ROW_OBJECT(T, machine, struct machine_config, &machine_schema,
 	           .help = "Varan's own: how the machine is put together"),
+	ROW_INTEGERS(T, preserved_fds, int32_t, .flags = ROW_NO_JSON | ROW_NO_OPTION,
+	             .help = "Descriptors that came with the devices that name them"),
 	ROW_PAD(T, pad_),
 };
 const struct schema vm_config_schema = SCHEMA(T, vm_rows, .name = "VmConfig", .help = "Description of a VM",
@@ -88,12 +91,19 @@ int vm_config_init(struct vm_config *c, struct err *e)
 
 void vm_config_done(struct vm_config *c)
 {
+	preserved_done(c);
 	schema_done(&vm_config_schema, c);
 }
 
 int vm_config_copy(struct vm_config *to, const struct vm_config *from, struct err *e)
 {
-	return schema_copy(&vm_config_schema, to, from, e);
+	int rc = schema_copy(&vm_config_schema, to, from, e);
+	if (rc < 0)
+		return rc;
+	rc = preserved_copy(to, e);
+	if (rc < 0)
+		schema_done(&vm_config_schema, to);
+	return rc;
 }
 
 /* Not by the serial port: its iommu has no effect. */

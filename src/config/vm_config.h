@@ -394,6 +394,8 @@ struct vm_config {
 	struct landlock_config *landlock_rules;
 	size_t n_landlock_rules;
 	struct machine_config machine;
+	int32_t *preserved_fds; /* open, owned: config/preserved.h */
+	size_t n_preserved_fds;
 	bool has_payload, has_balloon, has_vsock, has_platform, has_tpm, has_rtc, has_ivshmem, has_pvmemcontrol;
 	bool iommu; /* some device is to be placed behind the guest's IOMMU */
 	bool pvpanic, watchdog, gdb, landlock_enable;

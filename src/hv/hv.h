@@ -165,7 +165,8 @@ enum hv_exit_kind {
 	HV_EXIT_MMIO,
 	HV_EXIT_EOI,      /* split irqchip: the guest ended the level interrupt of `vector` */
 	HV_EXIT_HALT,     /* only without local APICs */
-	HV_EXIT_RESET,    /* triple fault, or the guest asked by a system event */
+	HV_EXIT_RESET,    /* the guest asked by a system event */
+	HV_EXIT_TRIPLE_FAULT, /* a reset on hardware; AMD forgets the registers at that */
 	HV_EXIT_POWEROFF, /* the guest asked by a system event */
 	HV_EXIT_CRASH,    /* the guest reported that it crashed */
 	HV_EXIT_DEBUG,

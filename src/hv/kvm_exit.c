@@ -130,7 +130,7 @@ void kvm_exit_decode(struct hv_vcpu *c, struct hv_exit *ret)
 		ret->kind = HV_EXIT_HALT;
 		break;
 	case KVM_EXIT_SHUTDOWN:
-		ret->kind = HV_EXIT_RESET;
+		ret->kind = HV_EXIT_TRIPLE_FAULT;
 		break;
 	case KVM_EXIT_SYSTEM_EVENT:
 		ret->kind = decode_system_event(run);

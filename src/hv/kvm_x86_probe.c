@@ -236,7 +236,7 @@ static const char *kind_name(enum hv_exit_kind kind)
 	switch (kind) {
 	case HV_EXIT_KICKED:
 		return "no progress in 2 s";
-	case HV_EXIT_RESET:
+	case HV_EXIT_TRIPLE_FAULT:
 		return "triple fault";
 	case HV_EXIT_FAILED:
 		return "the engine failed";

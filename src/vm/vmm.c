@@ -1,16 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Who may do what when: the configuration is there from vmm_create() to vmm_delete(), and with it the VM object and its
- * consoles; vm.c knows whether a machine runs. Texts and their order are Cloud Hypervisor's, as its clients match them.
- *
- * A disk that is added to a running guest joins the configuration, so that it is there after a reboot; one that is to be
- * removed stays until the guest has let go of it, or until the machine goes down, whichever comes first. vm.c tells. One that
- * the guest ejects without being asked stays in the configuration: it is not the guest's to say what the next boot has. */
-#include "vm/vmm.h"
+ * consoles; vm.c knows whether a machine runs. Texts and their order are Cloud Hypervisor's, as its clients match them. */
+#include "vm/vmm_impl.h"
 
 #include "base/checked.h"
 #include "base/cleanup.h"
 #include "base/text.h"
-#include "config/devices.h"
 #include "hv/hv.h"
 #include "loop/loop.h"
 #include "schema/schema.h"
@@ -23,22 +18,7 @@
 #include <stdio.h>
 #include <string.h>
 
-struct vmm {
-	struct vmm_params p;
-	struct log log;
-	struct hv *hv;
-	struct vm_config *config; /* NULL: no VM; else vm is there, too */
-	struct vm *vm;
-	struct device_names names;
-
-	bool is_until_poweroff, has_ended;
-	_Atomic bool is_stopping;
-	struct err failure;
-	char *report;
-};
-
 static void on_request(void *context, enum vm_request what);
-static void on_device_removed(void *context, const char *id, const char *bdf, bool was_asked_for);
 
 int vmm_new(const struct vmm_params *p, struct vmm **ret_vmm, struct err *e)
 {
@@ -101,39 +81,37 @@ static void emit(const struct vmm *vmm, const char *event)
 	events_emit(vmm->p.events, "vm", event, NULL);
 }
 
-/* --- chains of causes -------------------------------------------------------------------------------------------------- */
+/* --- what is wrong ------------------------------------------------------------------------------------------------------ */
 
-/* Puts the operation in front of why it failed. */
-static int because(int rc, const char *operation, struct err *e)
+int vmm_because(int rc, const char *operation, struct err *e)
 {
 	if (rc < 0)
 		err_prefix(e, "%s\n", operation);
 	return rc;
 }
 
-/* Of a text that names what a client chose, before an operation is put in front of it. */
-static int one_cause(int rc, struct err *e)
+int vmm_one_cause(int rc, struct err *e)
 {
 	if (rc < 0)
 		err_flatten(e);
 	return rc;
 }
 
+int vmm_not_created(const char *operation, struct err *e)
+{
+	return err_set(e, ENOENT, "%s\nVM is not created\nVmNotCreated", operation);
+}
+
 /* Of a boot, or of opening the consoles, as one cause: there the codes that say "the client is wrong" (vmm.h) are the host's
  * errno by chance, and become -EIO. */
 static int not_the_clients(int rc, struct err *e)
 {
-	(void)one_cause(rc, e);
+	(void)vmm_one_cause(rc, e);
 	if (rc != -ENOENT && rc != -EEXIST && rc != -EINVAL)
 		return rc;
 	if (e)
 		e->code = EIO;
 	return -EIO;
-}
-
-static int not_created(const char *operation, struct err *e)
-{
-	return err_set(e, ENOENT, "%s\nVM is not created\nVmNotCreated", operation);
 }
 
 /* Also when there is no VM at all, for those operations that need one that runs. */
@@ -142,7 +120,7 @@ static int not_running(const char *operation, struct err *e)
 	return err_set(e, EBUSY, "%s\nVM is not running\nVmNotRunning", operation);
 }
 
-static bool has_machine(const struct vmm *vmm)
+bool vmm_has_machine(const struct vmm *vmm)
 {
 	return vmm->vm && (vm_state(vmm->vm) == VM_RUNNING || vm_state(vmm->vm) == VM_PAUSED);
 }
@@ -150,7 +128,7 @@ static bool has_machine(const struct vmm *vmm)
 /* What vm_config_validate() says of a rule that is broken, as a cause. */
 static int validate(const struct vm_config *c, struct err *e)
 {
-	return because(vm_config_validate(c, e), "Failed to validate config", e);
+	return vmm_because(vm_config_validate(c, e), "Failed to validate config", e);
 }
 
 /* --- the life of a VM -------------------------------------------------------------------------------------------------- */
@@ -166,7 +144,7 @@ static int make_vm(struct vmm *vmm, struct err *e)
 		.log_sink = vmm->p.log_sink,
 		.lease_signal = vmm->p.lease_signal,
 		.request = on_request,
-		.device_removed = on_device_removed,
+		.device_removed = vmm_on_device_removed,
 		.context = vmm,
 	};
 	return vm_new(&p, &vmm->vm, e);
@@ -179,7 +157,7 @@ int vmm_create(struct vmm *vmm, struct vm_config *config, struct err *e)
 		return err_set(e, EBUSY, "%s\nVM is already created\nVmAlreadyCreated", operation);
 	int rc = validate(config, e);
 	if (rc < 0)
-		return because(rc, operation, e);
+		return vmm_because(rc, operation, e);
 
 	vmm->config = malloc(sizeof *vmm->config);
 	if (!vmm->config)
@@ -191,7 +169,7 @@ int vmm_create(struct vmm *vmm, struct vm_config *config, struct err *e)
 	if (rc < 0) {
 		memcpy(config, vmm->config, sizeof *config); /* the caller's again, completed as it may be */
 		free(ptr_take(vmm->config));
-		return because(rc, operation, e);
+		return vmm_because(rc, operation, e);
 	}
 	memset(config, 0, sizeof *config);
 	return 0;
@@ -225,7 +203,7 @@ int vmm_boot(struct vmm *vmm, struct err *e)
 	if (vm_state(vmm->vm) == VM_PAUSED) {
 		rc = vmm_resume(vmm, e);
 	} else {
-		rc = because(boot(vmm, e), operation, e);
+		rc = vmm_because(boot(vmm, e), operation, e);
 	}
 	if (rc >= 0)
 		emit(vmm, "booted");
@@ -244,12 +222,12 @@ static int invalid_transition(const char *operation, const char *verb, enum vm_s
 int vmm_pause(struct vmm *vmm, struct err *e)
 {
 	static const char operation[] = "The VM could not be paused";
-	if (!has_machine(vmm))
+	if (!vmm_has_machine(vmm))
 		return not_running(operation, e);
 	if (vm_state(vmm->vm) == VM_PAUSED)
 		return invalid_transition(operation, "pause", VM_PAUSED, VM_PAUSED, e);
 	emit(vmm, "pausing");
-	int rc = because(vm_pause(vmm->vm, e), operation, e);
+	int rc = vmm_because(vm_pause(vmm->vm, e), operation, e);
 	if (rc >= 0)
 		emit(vmm, "paused");
 	return rc;
@@ -258,12 +236,12 @@ int vmm_pause(struct vmm *vmm, struct err *e)
 int vmm_resume(struct vmm *vmm, struct err *e)
 {
 	static const char operation[] = "The VM could not resume";
-	if (!has_machine(vmm))
+	if (!vmm_has_machine(vmm))
 		return not_running(operation, e);
 	if (vm_state(vmm->vm) == VM_RUNNING)
 		return invalid_transition(operation, "resume", VM_RUNNING, VM_RUNNING, e);
 	emit(vmm, "resuming");
-	int rc = because(vm_resume(vmm->vm, e), operation, e);
+	int rc = vmm_because(vm_resume(vmm->vm, e), operation, e);
 	if (rc >= 0)
 		emit(vmm, "resumed");
 	return rc;
@@ -272,9 +250,9 @@ int vmm_resume(struct vmm *vmm, struct err *e)
 int vmm_shutdown(struct vmm *vmm, struct err *e)
 {
 	static const char operation[] = "The VM could not shutdown";
-	if (!has_machine(vmm))
+	if (!vmm_has_machine(vmm))
 		return not_running(operation, e);
-	int rc = because(vm_shutdown(vmm->vm, e), operation, e);
+	int rc = vmm_because(vm_shutdown(vmm->vm, e), operation, e);
 	if (rc >= 0)
 		emit(vmm, "shutdown");
 	return rc;
@@ -284,36 +262,36 @@ int vmm_reboot(struct vmm *vmm, struct err *e)
 {
 	static const char operation[] = "The VM could not reboot";
 	emit(vmm, "rebooting");
-	if (!has_machine(vmm))
-		return not_created(operation, e);
+	if (!vmm_has_machine(vmm))
+		return vmm_not_created(operation, e);
 	int rc = check_bootable(vmm->config, e); /* while there is still a machine to keep */
 	if (rc >= 0)
 		rc = vm_shutdown(vmm->vm, e);
 	if (rc < 0)
-		return because(rc, operation, e);
+		return vmm_because(rc, operation, e);
 	rc = boot(vmm, e);
 	emit(vmm, rc < 0 ? "shutdown" : "rebooted");
-	return because(rc, operation, e);
+	return vmm_because(rc, operation, e);
 }
 
 int vmm_power_button(struct vmm *vmm, struct err *e)
 {
 	static const char operation[] = "Error triggering power button";
-	return has_machine(vmm) ? because(vm_power_button(vmm->vm, e), operation, e) : not_running(operation, e);
+	return vmm_has_machine(vmm) ? vmm_because(vm_power_button(vmm->vm, e), operation, e) : not_running(operation, e);
 }
 
 int vmm_nmi(struct vmm *vmm, struct err *e)
 {
 	static const char operation[] = "Error triggering NMI";
-	return has_machine(vmm) ? because(vm_nmi(vmm->vm, e), operation, e) : not_running(operation, e);
+	return vmm_has_machine(vmm) ? vmm_because(vm_nmi(vmm->vm, e), operation, e) : not_running(operation, e);
 }
 
 int vmm_delete(struct vmm *vmm, struct err *e)
 {
 	if (!vmm->config)
 		return 0;
-	if (has_machine(vmm)) {
-		int rc = because(vmm_shutdown(vmm, e), "The VM could not be deleted", e);
+	if (vmm_has_machine(vmm)) {
+		int rc = vmm_because(vmm_shutdown(vmm, e), "The VM could not be deleted", e);
 		if (rc < 0)
 			return rc;
 	}
@@ -322,139 +300,19 @@ int vmm_delete(struct vmm *vmm, struct err *e)
 	return 0;
 }
 
-/* --- devices ------------------------------------------------------------------------------------------------------------ */
-
-/* Whether the configuration would still keep every rule. */
-static int check_with_disk(const struct vm_config *c, const struct disk_config *disk, struct err *e)
-{
-	struct vm_config copy;
-	int rc = vm_config_copy(&copy, c, e);
-	if (rc < 0)
-		return rc;
-	rc = because(vm_config_add_disk(&copy, disk, e), "Failed to validate config", e);
-	vm_config_done(&copy);
-	return rc;
-}
-
-/* One that is in the configuration, but on its way out of the machine, or out already because the guest has ejected it: its
- * id and what else it has are not free. */
-static int refuse_clash(const struct disk_config *disk, const struct disk_config *other, bool is_leaving, struct err *e)
-{
-	bool is_shared = disk->readonly && other->readonly;
-	bool has_its_file = !is_shared && disk->path && other->path && strcmp(disk->path, other->path) == 0;
-	bool has_its_slot = disk->has_pci_device_id && other->has_pci_device_id && disk->pci_device_id == other->pci_device_id;
-	bool has_its_id = strcmp(disk->id, other->id) == 0;
-
-	if (is_leaving && has_its_id)
-		return err_set(e, EEXIST, "device '%s' is being removed: its id is free once the guest has let go of it",
-		               other->id);
-	if (is_leaving && has_its_file)
-		return err_set(e, EEXIST, "device '%s' is being removed: its file is free once the guest has let go of it",
-		               other->id);
-	if (!is_leaving && (has_its_id || has_its_file || has_its_slot))
-		return err_set(e, has_its_id || has_its_file ? EEXIST : EINVAL,
-		               "device '%s' was ejected by the guest and is back at the next boot: "
-		               "its %s is free once it is removed",
-		               other->id, has_its_id ? "id" : has_its_file ? "file" : "pci_device_id");
-	return 0;
-}
-
-static int refuse_clashes(struct vmm *vmm, const struct disk_config *disk, struct err *e)
-{
-	int rc = 0;
-	for (size_t i = 0; rc >= 0 && i < vmm->config->n_disks; i++) {
-		const struct disk_config *other = &vmm->config->disks[i];
-		bool is_leaving, is_there = vm_has_device(vmm->vm, other->id, &is_leaving);
-		if (!is_there || is_leaving)
-			rc = one_cause(refuse_clash(disk, other, is_leaving, e), e);
-	}
-	return because(rc, "Error from device manager", e);
-}
-
-/* disk has an id, and so have all of the configuration, as there is a machine. */
-static int plug_disk(struct vmm *vmm, const struct disk_config *disk, struct pci_device_info *ret_info, struct err *e)
-{
-	int rc = refuse_clashes(vmm, disk, e); /* first: the rules would only say that the id is taken */
-	if (rc >= 0)
-		rc = check_with_disk(vmm->config, disk, e);
-	if (rc >= 0) {
-		rc = one_cause(vm_add_disk(vmm->vm, disk, ret_info, e), e);
-		rc = because(rc, "Error from device manager", e);
-	}
-	if (rc >= 0 && vm_config_add_disk(vmm->config, disk, e) < 0) {
-		/* Checked before, so it was memory: the guest has the disk, and a reboot will not know it. */
-		log_error(&vmm->log, "%s: not in the configuration: %s", disk->id, e ? e->text : "no memory");
-	}
-	return rc;
-}
-
-int vmm_add_disk(struct vmm *vmm, const struct disk_config *disk, struct pci_device_info *ret_info, struct err *e)
-{
-	static const char operation[] = "The disk could not be added to the VM";
-	struct pci_device_info info = { 0 };
-	struct disk_config named = *disk; /* shares its strings */
-	char made_id[DEVICE_ID_BYTES];
-	int rc;
-	if (!vmm->config)
-		return not_created(operation, e);
-	if (has_machine(vmm)) {
-		rc = named.id ? 0 : device_name_next(&vmm->names, vmm->config, "_disk", made_id);
-		if (rc < 0)
-			rc = err_set_errno(e, -rc, "no name for a device");
-		else if (!named.id)
-			named.id = made_id;
-		if (rc >= 0)
-			rc = plug_disk(vmm, &named, &info, e);
-	} else {
-		rc = because(vm_config_add_disk(vmm->config, disk, e), "Failed to validate config", e);
-		(void)snprintf(info.id, sizeof info.id, "%s", disk->id ? disk->id : "");
-	}
-	if (rc < 0)
-		return because(rc, operation, e);
-	*ret_info = info;
-	return 0;
-}
-
-int vmm_remove_device(struct vmm *vmm, const char *id, struct err *e)
-{
-	static const char operation[] = "The device could not be removed from the VM";
-	if (!vmm->config)
-		return not_created(operation, e);
-	int rc;
-	bool is_leaving;
-	/* One that the guest has ejected is in the configuration alone, too. */
-	if (!has_machine(vmm) || (vm_config_has_device(vmm->config, id) && !vm_has_device(vmm->vm, id, &is_leaving))) {
-		if (vm_config_remove_device(vmm->config, id))
-			return 0;
-		rc = err_set(e, ENOENT, "No device with id \"%.100s\" to remove", id);
-		return because(one_cause(rc, e), operation, e);
-	}
-	rc = because(one_cause(vm_remove_device(vmm->vm, id, e), e), "Error from device manager", e);
-	return because(rc, operation, e);
-}
-
-/* Also while the machine goes down: what was on its way out goes with it. */
-static void on_device_removed(void *context, const char *id, const char *bdf, bool was_asked_for)
-{
-	struct vmm *vmm = context;
-	if (was_asked_for)
-		(void)vm_config_remove_device(vmm->config, id);
-	events_emit_device(vmm->p.events, "vm", "device-removed", id, bdf);
-}
-
 /* --- what is asked ------------------------------------------------------------------------------------------------------ */
 
 int vmm_info(struct vmm *vmm, struct text *json, struct err *e)
 {
 	static const char operation[] = "The VM info is not available";
 	if (!vmm->config)
-		return not_created(operation, e);
-	return because(vm_info_write(vmm->vm, vmm->config, json, e), operation, e);
+		return vmm_not_created(operation, e);
+	return vmm_because(vm_info_write(vmm->vm, vmm->config, json, e), operation, e);
 }
 
 int vmm_counters(struct vmm *vmm, struct text *json, struct err *e)
 {
-	if (!has_machine(vmm))
+	if (!vmm_has_machine(vmm))
 		return not_running("The VM info is not available", e);
 	vm_device_counters(vmm->vm, json);
 	return 0;
@@ -476,7 +334,7 @@ static void end_guest(struct vmm *vmm)
 		loop_stop(vmm->p.loop);
 		return;
 	}
-	bool had_machine = has_machine(vmm); /* else a reboot has failed, and said so */
+	bool had_machine = vmm_has_machine(vmm); /* else a reboot has failed, and said so */
 	vm_ended(vmm->vm);
 	if (had_machine)
 		emit(vmm, "shutdown");

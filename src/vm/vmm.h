@@ -46,12 +46,21 @@ int vmm_power_button(struct vmm *vmm, struct err *e);
 int vmm_nmi(struct vmm *vmm, struct err *e);
 int vmm_delete(struct vmm *vmm, struct err *e); /* fine when there is none */
 
-/* Before boot a device becomes part of the configuration (bdf is then ""); later it is plugged into the running guest. */
+/* Before boot a device becomes part of the configuration (id and bdf are then ""); later it is plugged into the running
+ * guest. */
 struct pci_device_info {
 	char id[64];
 	char bdf[16]; /* "0000:00:04.0" */
 };
-int vmm_add_disk(struct vmm *vmm, const struct disk_config *disk, struct pci_device_info *ret_info, struct err *e);
+struct device_addition {
+	const char *member; /* the list of the configuration that it joins: "disks", as vm_config_add_device() */
+	const char *option; /* of the command line: "disk" */
+	const char *noun;   /* in texts: "disk" */
+	const void *device;
+	int *fds; /* descriptors that `device` names; taken over on success (-1 then) */
+	size_t n_fds;
+};
+int vmm_add_device(struct vmm *vmm, const struct device_addition *a, struct pci_device_info *ret_info, struct err *e);
 /* Asks the guest to let go; the device is gone when the guest has ejected it, and the event device-removed says so. A device
  * that the guest ejected on its own account is back at the next boot, unless it is removed before: it leaves the
  * configuration at once then. */

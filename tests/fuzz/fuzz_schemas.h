@@ -40,6 +40,29 @@ static void forget_descriptors(const struct schema *s, void *object)
 	text_done(&record);
 }
 
+/* Numbers and switches that JSON does not carry (ROW_NO_JSON) as if they had not been given. */
+static void forget_what_json_lacks(const struct schema *s, void *object)
+{
+	for (uint32_t i = 0; i < s->n_fields; i++) {
+		const struct field *f = &s->fields[i];
+		uint8_t *at = (uint8_t *)object + f->at;
+		if ((f->flags & ROW_NO_JSON) && f->type <= FIELD_I32) {
+			memset(at, 0, f->size);
+			if (f->has)
+				*((uint8_t *)object + f->has - 1) = 0;
+		} else if (f->type == FIELD_OBJECT) {
+			forget_what_json_lacks(f->schema, at);
+		} else if (f->type == FIELD_LIST) {
+			size_t n;
+			uint8_t *items;
+			memcpy(&n, (uint8_t *)object + f->count - 1, sizeof n);
+			memcpy(&items, at, sizeof items);
+			for (size_t j = 0; j < n; j++)
+				forget_what_json_lacks(f->schema, items + j * f->size);
+		}
+	}
+}
+
 /* Accepted means: copies, records and JSON of it are the same object again. Consumes it. */
 static void check_object(const struct schema *s, void *object)
 {
@@ -56,6 +79,7 @@ static void check_object(const struct schema *s, void *object)
 	        schema_equal(s, object, other));
 	schema_done(s, other);
 
+	forget_what_json_lacks(s, object);
 	/* There is no JSON form of what is not UTF-8, of numbers above 2^63 - 1, or of more than SCHEMA_JSON_MAX_BYTES.
 	 */
 	if (schema_write_json(s, object, SCHEMA_WITH_SECRETS, &json, NULL) == 0 &&

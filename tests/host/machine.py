@@ -104,4 +104,9 @@ class Machine:
                 text += "".join(f"  | {line}\n" for line in kept[-lines:])
             except FileNotFoundError:
                 pass
+        try:
+            status = self.process.wait(1)  # it may be on its way out
+            text += f"  | the emulator ended with status {status} (0: its machine reset, as by a triple fault)\n"
+        except subprocess.TimeoutExpired:
+            pass
         return text or "  | (nothing in its log)\n"

@@ -34,7 +34,7 @@ def bare(start, *arguments):
     (["--kernel=k", "--", "--initramfs"], "error: unexpected argument '--initramfs' found"),
     (["--kernel"], "error: a value is required for '--kernel <kernel>' but none was supplied"),
     (["--disk", "--kernel", "k"], "error: a value is required for '--disk <disk>...' but none was supplied"),
-    (["--cmdline", "-foo"], "error: a value is required for '--cmdline <cmdline>' but none was supplied"),
+    (["--cmdline", "-foo"], "error: unexpected argument '-f' found"),
     (["--kernel", "a", "--kernel", "b"], "error: the argument '--kernel <kernel>' cannot be used multiple times"),
     (["--version=1"], "error: unexpected value '1' for '--version' found; no more were expected"),
 ])

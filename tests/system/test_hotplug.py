@@ -8,6 +8,7 @@ import random
 import re
 import socket
 import time
+from pathlib import Path
 
 import pytest
 
@@ -126,6 +127,14 @@ def pattern(seed, n_bytes):
     return random.Random(seed).randbytes(n_bytes)
 
 
+def wait_until_settled(pid):
+    """Until guest memory is no longer mapped from the kernel's file: that frees a descriptor, and makes mappings."""
+    end = time.monotonic() + 60
+    while "/vmlinux" in Path(f"/proc/{pid}/maps").read_text():
+        assert time.monotonic() < end
+        time.sleep(0.2)
+
+
 def test_a_hundred_times(boot, raw):
     """Two images in turn, with an id and without. What the guest reads was there, what it wrote arrives."""
     guest = boot(options=["--cpus", "boot=2", "--memory", "size=512M"])
@@ -157,6 +166,7 @@ def test_a_hundred_times(boot, raw):
             ["0", "0000:00:00.0", "0000:00:01.0", "0000:00:02.0"]
         assert info["id"] not in guest.tree() and info["id"] not in guest.disks()
         if n == 2:
+            wait_until_settled(guest.vm.pid)
             before = status_of(guest.vm.pid)
     assert [image.read_bytes() for image in images] == contents
     after = status_of(guest.vm.pid)

@@ -39,8 +39,9 @@ def test_panic_boots_again(start, raw):
 def test_triple_fault_boots_again(start, raw):
     """A CPU that cannot even report a fault resets the machine: `reboot=t` makes the kernel do that."""
     vm = start(script=COUNT + "echo boot $n; [ $n = 1 ] && { reboot -f; sleep 100; }; echo enough", cmdline="reboot=t",
-               options=["--disk", f"path={raw('counter', 512)}"])
+               options=["--disk", f"path={raw('counter', 512)}"], is_triple_fault_meant=True)
     vm.console.expect("boot 2\nenough\n")
+    assert "triple fault" in vm.log()
     vm.wait_ok()
 
 

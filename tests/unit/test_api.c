@@ -3,6 +3,7 @@
 #include "api/api.h"
 #include "api/bodies.h"
 #include "api/routes.h"
+#include "base/cleanup.h"
 #include "base/log.h"
 #include "base/text.h"
 #include "config/vm_config.h"
@@ -52,13 +53,29 @@ OPERATION(power_button)
 OPERATION(nmi)
 OPERATION(delete)
 
-int vmm_add_disk(struct vmm *v, const struct disk_config *disk, struct pci_device_info *ret_info, struct err *e)
+/* "add_<member>" of what its path, socket or tag says, and how many descriptors came; it takes the first of them. */
+int vmm_add_device(struct vmm *v, const struct device_addition *a, struct pci_device_info *ret_info, struct err *e)
 {
-	int rc = ask(v, "add_disk", disk->path ? disk->path : "", e);
-	if (rc == 0) {
+	char what[64], of[64] = "";
+	(void)snprintf(what, sizeof what, "add_%s", a->member);
+	if (strcmp(a->member, "disks") == 0) {
+		const struct disk_config *disk = a->device;
+		(void)snprintf(of, sizeof of, "%s", disk->path ? disk->path : "");
 		(void)snprintf(ret_info->id, sizeof ret_info->id, "%s", disk->id ? disk->id : "_disk0");
-		(void)snprintf(ret_info->bdf, sizeof ret_info->bdf, "%s", v->bdf);
+	} else if (strcmp(a->member, "net") == 0) {
+		const struct net_config *net = a->device;
+		(void)snprintf(of, sizeof of, "%zu of %zu%s", net->n_fds, a->n_fds,
+		               a->n_fds && net->fds[a->n_fds - 1] == a->fds[a->n_fds - 1] ? ", the same" : "");
+		(void)snprintf(ret_info->id, sizeof ret_info->id, "_net0");
+	} else if (strcmp(a->member, "devices") == 0) {
+		const struct device_config *device = a->device;
+		(void)snprintf(of, sizeof of, "%s", a->n_fds == 1 && device->has_fd && device->fd == a->fds[0] ? "its fd" : "");
 	}
+	int rc = ask(v, what, of, e);
+	if (rc == 0)
+		(void)snprintf(ret_info->bdf, sizeof ret_info->bdf, "%s", v->bdf);
+	if (rc == 0 && a->n_fds)
+		OK(close(fd_take(&a->fds[0])) == 0);
 	return rc;
 }
 
@@ -305,7 +322,6 @@ TEST(what_is_valid_and_not_there_yet_says_so)
 		{ "vm.restore", "{\"source_url\":\"file:///x\"}" },
 		{ "vm.send-migration", "{\"destination_url\":\"unix:/x\",\"connections\":128}" },
 		{ "vm.receive-migration", "{\"receiver_url\":\"unix:/x\"}" },
-		{ "vm.add-generic-vhost-user", "{\"socket\":\"/x\",\"queue_sizes\":[64,64],\"device_type\":26}" },
 	};
 	struct bench b;
 	bench_init(&b);
@@ -339,9 +355,43 @@ TEST(descriptors_are_refused_where_they_have_no_meaning_and_closed)
 		else
 			STR_HAS(b.answer, "takes no descriptors, and 2 came with it");
 	}
-	STR_EQ(b.vmm.asked, "");
+	STR_EQ(b.vmm.asked, "add_net"); /* the double takes anything; the real one counts queues */
 	OK(!b.vmm.is_stopped);
 	close(null);
+	bench_done(&b);
+}
+
+static void send_with_fds(struct bench *b, const char *name, const char *body, const int *fds, size_t n_fds)
+{
+	char text[256];
+	bool is_end;
+	(void)snprintf(text, sizeof text, "PUT /api/v1/%s HTTP/1.1\r\nContent-Length: %zu\r\n\r\n%s", name, strlen(body), body);
+	client_send_fds(b->fd, text, fds, n_fds);
+	(void)client_read(b->loop, b->fd, b->answer, sizeof b->answer, &is_end);
+}
+
+TEST(descriptors_become_part_of_the_device)
+{
+	struct bench b;
+	bench_init(&b);
+	int fds[2] = { open("/dev/null", O_RDONLY | O_CLOEXEC), open("/dev/null", O_RDONLY | O_CLOEXEC) };
+
+	send_with_fds(&b, "vm.add-net", "{\"num_queues\":4,\"fds\":[0,1,2]}", fds, 2);
+	STR_HAS(b.answer, "HTTP/1.1 204 ");
+	STR_EQ(b.vmm.asked, "add_net");
+	STR_EQ(b.vmm.argument, "2 of 2, the same"); /* and not the numbers of the body */
+	expect(&b, "PUT", "vm.add-net", "{\"fds\":[0,1,2]}", 204, "");
+	STR_EQ(b.vmm.argument, "0 of 0");
+
+	send_with_fds(&b, "vm.add-device", "{\"path\":\"/x\"}", fds, 1);
+	STR_EQ(b.vmm.asked, "add_devices");
+	STR_EQ(b.vmm.argument, "its fd");
+	b.vmm.asked[0] = '\0';
+	send_with_fds(&b, "vm.add-device", "{\"path\":\"/x\"}", fds, 2);
+	STR_HAS(b.answer, "HTTP/1.1 400 ");
+	STR_HAS(b.answer, "vm.add-device takes one descriptor, and 2 came with it");
+	STR_EQ(b.vmm.asked, "");
+	EQ(close(fds[0]) | close(fds[1]), 0);
 	bench_done(&b);
 }
 

@@ -324,7 +324,7 @@ TEST(a_triple_fault_is_a_reset)
 	struct box b;
 	box_init(&b);
 	box_start32(&b, guest_triple_fault, guest_triple_fault_end); /* the IDT at 0x8000: limit 0 */
-	EQ(box_run(&b).kind, HV_EXIT_RESET);
+	EQ(box_run(&b).kind, HV_EXIT_TRIPLE_FAULT);
 	box_done(&b);
 }
 

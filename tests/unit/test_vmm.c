@@ -138,6 +138,12 @@ static void finish(struct bench *b, const char *expected_events)
 
 /* --- states ------------------------------------------------------------------------------------------------------------- */
 
+static int add_disk(struct bench *b, const struct disk_config *disk, struct pci_device_info *ret)
+{
+	const struct device_addition a = { .member = "disks", .option = "disk", .noun = "disk", .device = disk };
+	return vmm_add_device(b->vmm, &a, ret, &b->e);
+}
+
 static void refuse_all_that_need_a_machine(struct bench *b)
 {
 	text_scoped t = TEXT_INIT;
@@ -162,7 +168,7 @@ TEST(without_a_vm_nothing_works_but_delete)
 	refuse_all_that_need_a_machine(&b);
 	REFUSED(&b, vmm_boot(b.vmm, &b.e), ENOENT, "The VM could not boot\nVM config is missing\nVmMissingConfig");
 	REFUSED(&b, vmm_info(b.vmm, &t, &b.e), ENOENT, "The VM info is not available\n" NO_VM);
-	REFUSED(&b, vmm_add_disk(b.vmm, &disk, &device, &b.e), ENOENT, "The disk could not be added to the VM\n" NO_VM);
+	REFUSED(&b, add_disk(&b, &disk, &device), ENOENT, "The disk could not be added to the VM\n" NO_VM);
 	REFUSED(&b, vmm_remove_device(b.vmm, "a", &b.e), ENOENT, "The device could not be removed from the VM\n" NO_VM);
 	EQ(vmm_delete(b.vmm, &b.e), 0);
 	OK(!vmm_vm(b.vmm));
@@ -445,7 +451,7 @@ static struct disk_config new_disk(const char *id, const char *path)
 static int add(struct bench *b, const char *id, const char *path, struct pci_device_info *ret)
 {
 	struct disk_config d = new_disk(id, path);
-	int rc = vmm_add_disk(b->vmm, &d, ret, &b->e);
+	int rc = add_disk(b, &d, ret);
 	schema_done(&disk_schema, &d);
 	return rc;
 }
@@ -475,7 +481,7 @@ TEST(before_boot_disks_come_and_go_in_the_configuration)
 	bench_init(&b, idle, idle_end);
 	create(&b);
 	EQ(add(&b, "a", "/no/disk/a", &device), 0);
-	STR_EQ(device.id, "a");
+	STR_EQ(device.id, ""); /* nothing that a guest has */
 	STR_EQ(device.bdf, "");
 	EQ(add(&b, NULL, "/no/disk/b", &device), 0);
 	EQ(count_disks(&b), 2);
@@ -538,7 +544,7 @@ static int add_behind_iommu(struct bench *b, const char *path)
 	struct pci_device_info device;
 	struct disk_config d = new_disk("behind", path);
 	d.iommu = true;
-	int rc = vmm_add_disk(b->vmm, &d, &device, &b->e);
+	int rc = add_disk(b, &d, &device);
 	schema_done(&disk_schema, &d);
 	return rc;
 }
@@ -561,6 +567,67 @@ TEST(a_disk_behind_an_iommu_leaves_nothing_behind)
 	EQ(vmm_reboot(b.vmm, &b.e), 0);
 	bench_done(&b);
 	OK(unlink(path) == 0);
+}
+
+static int add_net(struct bench *b, const char *id, int *fds, size_t n_fds, struct pci_device_info *ret)
+{
+	struct net_config net;
+	EQ(schema_init(&net_schema, &net, NULL), 0);
+	net.id = strdup(id);
+	net.fds = calloc(n_fds, sizeof *net.fds);
+	for (; net.n_fds < n_fds; net.n_fds++)
+		net.fds[net.n_fds] = fds[net.n_fds];
+	const struct device_addition a = { .member = "net", .option = "net", .noun = "network device", .device = &net, .fds = fds,
+		                           .n_fds = n_fds };
+	int rc = vmm_add_device(b->vmm, &a, ret, &b->e);
+	schema_done(&net_schema, &net);
+	return rc;
+}
+
+static bool is_open(int fd)
+{
+	return fcntl(fd, F_GETFD) >= 0;
+}
+
+/* As Kata and libvirt give networks to a VM before it boots; its boot then says what is missing. */
+TEST(descriptors_of_a_device_belong_to_the_configuration)
+{
+	struct bench b;
+	struct pci_device_info device = { .bdf = "x" };
+	bench_init(&b, idle, idle_end);
+	create(&b);
+	int first = open("/dev/null", O_RDONLY | O_CLOEXEC), second = open("/dev/null", O_RDONLY | O_CLOEXEC);
+	int fds[2] = { first, second };
+	REFUSED(&b, add_net(&b, "net", fds, 2, &device), EINVAL,
+	        "The network device could not be added to the VM\nFailed to validate config\n"
+	        "Number of queues to virtio_net does not match the number of input FDs");
+	OK(fds[0] == first && fds[1] == second);
+	EQ(add_net(&b, "net", fds, 1, &device), 0);
+	STR_EQ(device.bdf, "");
+	OK(fds[0] == -1 && is_open(first));
+	EQ(add_net(&b, "other", &fds[1], 1, &device), 0);
+	REFUSED(&b, vmm_boot(b.vmm, &b.e), ENOTSUP, "The VM could not boot\nnot supported yet: --net");
+	EQ(vmm_remove_device(b.vmm, "net", &b.e), 0);
+	OK(!is_open(first) && is_open(second));
+	EQ(vmm_delete(b.vmm, &b.e), 0);
+	OK(!is_open(second));
+	bench_done(&b);
+}
+
+TEST(only_disks_join_a_running_guest)
+{
+	struct bench b;
+	struct pci_device_info device;
+	bench_init(&b, idle, idle_end);
+	create(&b);
+	EQ(vmm_boot(b.vmm, &b.e), 0);
+	int fd = open("/dev/null", O_RDONLY | O_CLOEXEC);
+	REFUSED(&b, add_net(&b, "net", &fd, 1, &device), ENOTSUP,
+	        "The network device could not be added to the VM\nnot supported yet: --net");
+	OK(is_open(fd));
+	EQ(vmm_reboot(b.vmm, &b.e), 0); /* it is not in the configuration */
+	OK(close(fd) == 0);
+	bench_done(&b);
 }
 
 TEST(an_iommu_that_the_user_wants_stays)
