@@ -38,6 +38,35 @@ static uint64_t kit_chance(uint64_t n)
 	return (kit_seed * 2685821657736338717ull) % n;
 }
 
+/* --- how much --- */
+
+/* All kinds of images in every test take minutes: that is VARAN_TESTS=whole. Otherwise the plain build, the one with the
+ * address sanitizer and the one with the thread sanitizer take a third of the kinds each, and fewer rounds. */
+#define KIT_SHARES 3
+#if defined(__SANITIZE_ADDRESS__)
+#define KIT_SHARE 1
+#elif defined(__SANITIZE_THREAD__)
+#define KIT_SHARE 2
+#else
+#define KIT_SHARE 0
+#endif
+
+static bool kit_is_whole(void)
+{
+	const char *how = getenv("VARAN_TESTS");
+	return how && strcmp(how, "whole") == 0;
+}
+
+__attribute__((unused)) static bool kit_is_mine(size_t n)
+{
+	return n % KIT_SHARES == KIT_SHARE || kit_is_whole();
+}
+
+__attribute__((unused)) static unsigned kit_rounds(unsigned n)
+{
+	return kit_is_whole() ? n : (n + 3) / 4;
+}
+
 /* --- programs --- */
 
 __attribute__((format(printf, 1, 2))) static int kit_try(const char *fmt, ...)

@@ -165,9 +165,9 @@ TEST(what_was_flushed_survives_a_kill)
 		struct stamps *s = mmap(NULL, sizeof *s, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
 		OK(s != MAP_FAILED);
 		create(&k, &kinds[n]);
-		for (unsigned round = 0; round < 12; round++)
+		for (unsigned round = 0; round < kit_rounds(12); round++)
 			kill_once(&k, &kinds[n], s);
-		OK(s->next > 100);
+		OK(s->next > kit_rounds(100));
 		munmap(s, sizeof *s);
 	}
 	kit_folder_done();
@@ -307,7 +307,7 @@ TEST(what_was_flushed_survives_a_power_cut)
 	for (size_t n = 0; n < ARRAY_LEN(kinds); n++) {
 		struct kit k, after;
 		struct stamps *s = malloc(sizeof *s);
-		for (unsigned round = 0; round < 25; round++) {
+		for (unsigned round = 0; round < kit_rounds(25); round++) {
 			memset(s, 0, sizeof *s);
 			create(&k, &kinds[n]);
 			k.mode = KIT_WORKERS;

@@ -74,8 +74,10 @@ static void work_on_all(int mode)
 {
 	kit_need_qemu();
 	kit_folder_new(mode);
+	/* Each engine has other kinds. */
 	for (size_t n = 0; n < ARRAY_LEN(kinds); n++)
-		work_and_compare(&kinds[n], mode);
+		if (kit_is_mine(n + (size_t)mode))
+			work_and_compare(&kinds[n], mode);
 	kit_folder_done();
 }
 
@@ -99,6 +101,8 @@ TEST(we_read_what_qemu_wrote)
 	kit_need_qemu();
 	kit_folder_new(0);
 	for (size_t n = 0; n < ARRAY_LEN(kinds); n++) {
+		if (!kit_is_mine(n))
+			continue;
 		const struct kind *kind = &kinds[n];
 		struct kit k;
 		struct kit_model m;
@@ -135,6 +139,8 @@ TEST(an_empty_image_reads_as_zeroes_and_stays_as_it_is)
 	kit_need_qemu();
 	kit_folder_new(0);
 	for (size_t n = 0; n < ARRAY_LEN(kinds); n++) {
+		if (!kit_is_mine(n))
+			continue;
 		struct kit k;
 		struct kit_model m;
 		create(&k, &kinds[n], 0);
@@ -158,6 +164,8 @@ TEST(they_can_be_what_a_qcow2_image_is_based_on)
 	kit_need_qemu();
 	kit_folder_new(0);
 	for (size_t n = 0; n < ARRAY_LEN(kinds); n++) {
+		if (!kit_is_mine(n))
+			continue;
 		const struct kind *kind = &kinds[n];
 		struct kit k, top = { .type = BLOCK_TYPE_QCOW2 };
 		struct kit_model m;
@@ -230,6 +238,8 @@ TEST(lanes_on_threads_make_the_same_blocks)
 	kit_need_qemu();
 	kit_folder_new(0);
 	for (size_t n = 0; n < ARRAY_LEN(kinds); n++) {
+		if (!kit_is_mine(n))
+			continue;
 		struct kit k;
 		struct kit_model m;
 		struct stripes s[N_THREADS];
