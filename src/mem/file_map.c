@@ -3,6 +3,7 @@
 
 #include "base/checked.h"
 #include "base/cleanup.h"
+#include "mem/advice.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -48,17 +49,15 @@ static void *new_pages(size_t n_bytes)
 }
 
 /* Writing to each page would make it private too, but truncating a file takes even those from its mappings. */
-static int copy_piece(struct span s)
+static int copy_piece(struct span s, const struct mem_file_range *r)
 {
 	size_t n_bytes = (size_t)s.n_bytes;
 	void *host = (void *)(uintptr_t)s.host;
 	void *copy = new_pages(n_bytes);
 	if (!copy)
 		return -ENOMEM;
-	if (n_bytes == HUGE_PAGE_BYTES)
-		(void)madvise(copy, n_bytes, MADV_HUGEPAGE);
+	advise(copy, n_bytes, r->has_thp, r->is_mergeable); /* before it is filled: by a huge page, if it may be one */
 	span_read(s, 0, copy, n_bytes);
-	(void)madvise(copy, n_bytes, MADV_DONTDUMP);
 	if (mremap(copy, n_bytes, n_bytes, MREMAP_MAYMOVE | MREMAP_FIXED, host) == MAP_FAILED) {
 		int rc = -errno;
 		(void)munmap(copy, n_bytes);
@@ -70,15 +69,15 @@ static int copy_piece(struct span s)
 int mem_files_keep_piece(struct mem_files *f)
 {
 	if (f->n_ranges) {
-		struct span *r = &f->ranges[f->n_ranges - 1];
-		uintptr_t start = (uintptr_t)r->host, last = start + (uintptr_t)r->n_bytes - 1;
+		struct mem_file_range *r = &f->ranges[f->n_ranges - 1];
+		uintptr_t start = (uintptr_t)r->span.host, last = start + (uintptr_t)r->span.n_bytes - 1;
 		uintptr_t piece = (uintptr_t)max_u64(start, align_down(last, HUGE_PAGE_BYTES));
-		struct span s = { .host = r->host + (piece - start), .n_bytes = last + 1 - piece };
-		int rc = copy_piece(s);
+		struct span s = { .host = r->span.host + (piece - start), .n_bytes = last + 1 - piece };
+		int rc = copy_piece(s, r);
 		if (rc < 0)
 			return rc;
-		r->n_bytes -= s.n_bytes;
-		if (r->n_bytes == 0)
+		r->span.n_bytes -= s.n_bytes;
+		if (r->span.n_bytes == 0)
 			f->n_ranges--;
 	}
 	if (f->n_ranges)
@@ -140,6 +139,6 @@ uint64_t mem_place_file(const struct mem_map *m, struct gpa a, const struct mem_
 		return 0;
 	}
 	(void)madvise(host, (size_t)n_whole, MADV_DONTDUMP);
-	f->ranges[f->n_ranges++] = s;
+	f->ranges[f->n_ranges++] = (struct mem_file_range){ s, r->has_thp, r->is_mergeable };
 	return n_whole;
 }

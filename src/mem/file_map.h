@@ -22,7 +22,10 @@ struct mem_files {
 		ino_t inode;
 	} files[MEM_MAX_FILES];
 	size_t n_files;
-	struct span ranges[MEM_MAX_FILE_RANGES];
+	struct mem_file_range {
+		struct span span;
+		bool has_thp, is_mergeable; /* as the region that it is in */
+	} ranges[MEM_MAX_FILE_RANGES];
 	size_t n_ranges;
 };
 

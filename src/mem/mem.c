@@ -4,6 +4,7 @@
 #include "base/bytes.h"
 #include "base/checked.h"
 #include "base/cleanup.h"
+#include "mem/advice.h"
 
 #include <assert.h>
 #include <errno.h>
@@ -114,12 +115,7 @@ int mem_map_add(struct mem_map *m, const struct mem_region_params *p, struct err
 		(void)munmap(host - PAGE_BYTES, (size_t)(p->n_bytes + 2 * PAGE_BYTES));
 		return err_set_errno(e, code, "guest memory: cannot map %" PRIu64 " bytes", p->n_bytes);
 	}
-	/* Advice only: a kernel without one of these still runs the guest. */
-	(void)madvise(host, (size_t)p->n_bytes, MADV_DONTDUMP);
-	if (p->has_thp)
-		(void)madvise(host, (size_t)p->n_bytes, MADV_HUGEPAGE);
-	if (p->is_mergeable)
-		(void)madvise(host, (size_t)p->n_bytes, MADV_MERGEABLE);
+	advise(host, (size_t)p->n_bytes, p->has_thp, p->is_mergeable);
 
 	memmove(&m->regions[at + 1], &m->regions[at], (m->n_regions - at) * sizeof m->regions[0]);
 	m->regions[at] = (struct mem_region){
@@ -127,6 +123,8 @@ int mem_map_add(struct mem_map *m, const struct mem_region_params *p, struct err
 		.n_bytes = p->n_bytes,
 		.host = guest(host),
 		.zone = p->zone ? p->zone : "",
+		.has_thp = p->has_thp,
+		.is_mergeable = p->is_mergeable,
 		.fd = fd_take(&fd),
 	};
 	m->n_regions++;

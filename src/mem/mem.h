@@ -41,6 +41,7 @@ struct mem_region {
 	_Atomic uint64_t *dirty;  /* one bit a page, by our own writes; NULL while tracking is off */
 	int fd;                   /* the memfd or file behind it, or -1 when private and anonymous */
 	uint64_t fd_offset;
+	bool has_thp, is_mergeable; /* as mem_region_params */
 };
 
 struct mem_files;

@@ -277,6 +277,53 @@ TEST(pages_are_kept_piece_by_piece)
 	unmap_file(&m);
 }
 
+/* The flags that smaps shows for the mapping at `host`: "rd wr mr ...". */
+static void flags_of(uint64_t host, char *ret_flags, size_t n_max)
+{
+	char line[512];
+	bool is_it = false;
+	FILE *maps = fopen("/proc/self/smaps", "re");
+	OK(maps);
+	ret_flags[0] = '\0';
+	while (fgets(line, sizeof line, maps)) {
+		unsigned long long start, end;
+		if (sscanf(line, "%llx-%llx ", &start, &end) == 2)
+			is_it = start <= host && host < end;
+		else if (is_it && strncmp(line, "VmFlags:", 8) == 0)
+			(void)snprintf(ret_flags, n_max, "%s", line + 8);
+	}
+	fclose(maps);
+}
+
+TEST(pages_that_are_kept_are_advised_as_the_rest)
+{
+	static const struct {
+		bool has_thp, is_mergeable;
+	} how[] = { { true, false }, { false, true } };
+	for (size_t i = 0; i < ARRAY_LEN(how); i++) {
+		struct mapped m;
+		struct mem_region_params ram = { .start = GPA(32u << 20), .n_bytes = 16u << 20, .has_thp = how[i].has_thp,
+			                         .is_mergeable = how[i].is_mergeable };
+		struct span s;
+		char rest[512], kept[512];
+		map_file(&m);
+		EQ(mem_map_add(&m.map, &ram, NULL), 0);
+		if (place(&m, 34u << 20, 0, FILE_BYTES) == 0)
+			test_skip("this file system gives no leases");
+		EQ(mem_files_keep(&m.files), 0);
+		OK(mem_span(&m.map, GPA(34u << 20), 4096, &s));
+		flags_of((uintptr_t)s.host, kept, sizeof kept);
+		OK(mem_span(&m.map, GPA(44u << 20), 4096, &s));
+		flags_of((uintptr_t)s.host, rest, sizeof rest);
+		OK(strstr(rest, " dd"));
+		/* Each as far as this kernel knows of it. */
+		EQ(strstr(kept, " hg") != NULL, strstr(rest, " hg") != NULL);
+		EQ(strstr(kept, " mg") != NULL, strstr(rest, " mg") != NULL);
+		OK(!strstr(kept, how[i].has_thp ? " mg" : " hg"));
+		unmap_file(&m);
+	}
+}
+
 TEST(pages_are_kept_when_somebody_changes_the_file)
 {
 	struct mapped m;
