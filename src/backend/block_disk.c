@@ -7,6 +7,9 @@
  * the request makes a call, in which a worker does what has to be done under the disk's lock, and is asked again: each
  * call finds out anew what is still missing, so it does not matter who did it, or whether it is asked for twice.
  *
+ * Direct I/O. Where blocks may begin within a page of the host's cache that also holds something of a table
+ * (may_be_odd), such blocks are written by the buffered descriptor, as tables are; all others share no page with a table.
+ *
  * Discarding punches holes into blocks and keeps their places: nothing moves, so no request in flight can lose its
  * target, and no table changes. */
 #include "backend/block_disk.h"
@@ -16,9 +19,6 @@
 #include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
-
-/* What one call reads of a block that cannot be read where it is. */
-#define MAX_PACKED_BYTES (256u * 1024)
 
 struct progress {
 	enum { STEP_NONE, STEP_CALL, STEP_TRANSFER, STEP_ZERO, STEP_SYNC } step;
@@ -95,6 +95,12 @@ struct place {
 static uint64_t data_offset(const struct block_table *t, uint32_t entry, uint32_t in_block_bytes)
 {
 	return (uint64_t)entry * t->unit_bytes + t->lead_bytes + in_block_bytes;
+}
+
+static bool is_odd(const struct place *l)
+{
+	const struct block_table *t = l->piece->table;
+	return t && t->may_be_odd && (l->file_offset_bytes - l->in_block_bytes) % BLOCK_CACHE_PAGE_BYTES;
 }
 
 /* Lengthens the run over the blocks that go on where the last one ends. */
@@ -203,7 +209,7 @@ int block_disk_map(struct block_image *i, uint64_t offset_bytes, uint64_t n_byte
 		if (l.piece->kind == BLOCK_PIECE_COMPRESSED || !block_table_is_whole(l.piece->table, l.block)) {
 			x.kind = BLOCK_EXTENT_PACKED;
 			x.packed = (uint64_t)(l.piece - d->pieces);
-			x.n_bytes = min_u64(x.n_bytes, MAX_PACKED_BYTES);
+			x.n_bytes = min_u64(x.n_bytes, BLOCK_MAX_PACKED_BYTES);
 		}
 	}
 	*ret_x = x;
@@ -259,8 +265,8 @@ static long call_make_place(struct block_request *r)
 
 static long call_write_zeroes(struct block_request *r)
 {
-	int rc = block_zero(r->lane->image, r->step.file, r->step.offset_bytes, r->step.n_bytes);
-	return rc < 0 ? rc : 0;
+	const struct block_step *s = &r->step;
+	return block_file_zero(r->lane->image, s->file, s->offset_bytes, s->n_bytes, s->is_buffered);
 }
 
 /* --- steps: the lane's loop --- */
@@ -306,6 +312,7 @@ static enum block_next prepare_zeroes(struct block_lane *lane, struct block_requ
 	if (p->has_no_fallocate || f->is_device) {
 		r->step.op = BLOCK_STEP_CALL;
 		r->step.call = call_write_zeroes;
+		r->step.is_buffered = is_odd(l);
 	}
 	return BLOCK_NEXT_STEP;
 }
@@ -341,6 +348,8 @@ static enum block_next prepare_change(struct block_lane *lane, struct block_requ
 		if (!is_write)
 			return prepare_zeroes(lane, r, f, &l);
 		p->step = STEP_TRANSFER;
+		if (is_odd(&l))
+			return block_transfer_prepare_buffered(r, f, l.file_offset_bytes, l.n_bytes);
 		return block_transfer_prepare(lane, r, f, l.file_offset_bytes, l.n_bytes);
 	}
 	return done(r, 0);

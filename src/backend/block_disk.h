@@ -15,7 +15,7 @@ struct block_disk;
 /* --- tables --- */
 
 #define BLOCK_TABLE_PAGE_ENTRIES 512u
-/* Of all tables of an image together, when every page is in memory. */
+/* Of one table's entries, when every page is in memory. */
 #define BLOCK_TABLE_MAX_BYTES (128ull << 20)
 
 #define BLOCK_ENTRY_ABSENT 0u           /* reads as zeroes */
@@ -55,6 +55,7 @@ struct block_table {
 	uint32_t unit_bytes;   /* of an entry's value */
 	uint32_t lead_bytes;   /* of a block, in front of its data */
 	uint32_t stride_units; /* from one block of an extension to the next */
+	bool may_be_odd;       /* blocks may share pages of the host's cache with tables: see block_disk.c */
 	uint32_t gap_after;    /* after so many blocks' entries comes one that is not a block's. 0: never */
 	uint64_t n_blocks;
 	uint32_t n_entries, n_pages;
@@ -133,8 +134,6 @@ int block_disk_read_packed(struct block_image *i, const struct block_extent *x, 
 int block_disk_sync(struct block_disk *d);
 int block_disk_flush_pages(struct block_disk *d); /* data durable, then pages, then those */
 void block_disk_clean(struct block_disk *d);      /* the dirty pages are where they belong */
-
-int block_zero(const struct block_image *i, const struct block_file *f, uint64_t offset_bytes, uint64_t n_bytes);
 
 /* Neither end overflows: checked by the caller. */
 static inline bool block_ranges_meet(uint64_t a, uint64_t n_a, uint64_t b, uint64_t n_b)

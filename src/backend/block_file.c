@@ -27,20 +27,34 @@
 
 /* --- opening --- */
 
+/* To open is to act: it arms a watchdog, rewinds a tape, and wakes who waits at the other end of a pipe. An image may name
+ * any of them. So what the name means is found out first, and that very file is opened then. */
+int block_open_path(const char *path, int flags, struct stat *ret_st, struct err *e)
+{
+	char again[40];
+	fd_scoped place = open(path, O_PATH | O_CLOEXEC);
+	if (place < 0)
+		return err_set_errno(e, errno, "cannot open '%s'", path);
+	if (fstat(place, ret_st) < 0)
+		return err_set_errno(e, errno, "cannot examine '%s'", path);
+	if (!S_ISREG(ret_st->st_mode) && !S_ISBLK(ret_st->st_mode))
+		return err_set(e, EINVAL, "cannot use '%s': it is neither a regular file nor a block device", path);
+	(void)snprintf(again, sizeof again, "/proc/self/fd/%d", place);
+	/* O_NONBLOCK: not to wait for somebody's lease. */
+	int fd = open(again, flags | O_CLOEXEC | O_NOCTTY | O_NONBLOCK);
+	if (fd < 0 && errno == EINVAL && (flags & O_DIRECT))
+		return err_set(e, EINVAL, "cannot open '%s': its file system does not do direct I/O", path);
+	if (fd < 0 && errno == ENOENT)
+		return err_set(e, ENOENT, "cannot open '%s': /proc/self/fd is needed for it, and is not there", path);
+	return fd < 0 ? err_set_errno(e, errno, "cannot open '%s'", path) : fd;
+}
+
 static int open_path(const struct block_file_params *p, struct stat *ret_st, struct err *e)
 {
-	/* O_NONBLOCK: a FIFO must not hold us up before we can refuse it. */
 	int flags = (p->is_readonly ? O_RDONLY : O_RDWR) | (p->is_direct ? O_DIRECT : 0);
-	fd_scoped fd = open(p->path, flags | O_CLOEXEC | O_NOCTTY | O_NONBLOCK);
-	if (fd < 0 && errno == EINVAL && p->is_direct)
-		return err_set(e, EINVAL, "cannot open '%s': its file system does not do direct I/O", p->path);
+	fd_scoped fd = block_open_path(p->path, flags, ret_st, e);
 	if (fd < 0)
-		return err_set_errno(e, errno, "cannot open '%s'", p->path);
-	if (fstat(fd, ret_st) < 0)
-		return err_set_errno(e, errno, "cannot examine '%s'", p->path);
-	if (!S_ISREG(ret_st->st_mode) && !S_ISBLK(ret_st->st_mode))
-		return err_set(e, EINVAL, "cannot use '%s': it is neither a regular file nor a block device",
-		               p->path);
+		return fd;
 	/* With O_NONBLOCK left on, io_uring would give up where it ought to wait. */
 	if (fcntl(fd, F_SETFL, p->is_direct ? O_DIRECT : 0) < 0)
 		return err_set_errno(e, errno, "cannot set the mode of '%s'", p->path);
@@ -119,6 +133,18 @@ static int set_up_direct(struct block_file *f, bool needs_buffered, struct err *
 	return needs_buffered || f->offset_align > SECTOR_BYTES ? open_buffered(f, e) : 0;
 }
 
+int block_leave_direct(struct block_image *i, const struct block_file *f, const char *why, struct err *e)
+{
+	struct block_file *own = i->top->files[f->index];
+	if (!f->is_direct)
+		return 0;
+	if (fcntl(f->fd, F_SETFL, 0) < 0)
+		return err_set_errno(e, errno, "cannot set the mode of '%s'", f->path);
+	own->is_direct = false;
+	log_warn(&i->log, "direct I/O is not used for '%s': %s", f->path, why);
+	return 0;
+}
+
 /* --- the tree's files --- */
 
 static int open_file(struct block_image *i, struct block_file *f, const struct block_file_params *p, struct err *e)
@@ -186,12 +212,20 @@ int block_file_size(const struct block_file *f, uint64_t *ret_n_bytes)
 
 /* --- whole reads and writes --- */
 
-long block_step_run(const struct block_image *i, const struct block_step *s)
+long block_file_synced(const struct block_image *i, const struct block_file *f, long result)
 {
-	const struct block_seam *seam = i->top->seam;
-	if (seam)
-		return seam->execute(seam->context, s);
+	struct block_file *own = i->top->files[f->index];
+	int none = 0;
+	bool is_lost = result < 0 && result != -EINTR && result != -EAGAIN;
+	if (is_lost && atomic_compare_exchange_strong(&own->sync_error, &none, (int)result))
+		log_error(&i->log, "'%s' could not be made durable (%s): from now on every flush fails", f->path,
+		          strerrordesc_np((int)-result));
+	int error = atomic_load(&own->sync_error);
+	return error ? error : result;
+}
 
+static long run_step(const struct block_step *s)
+{
 	int fd = s->is_buffered ? s->file->buffered_fd : s->file->fd;
 	uint64_t range[2] = { s->offset_bytes, s->n_bytes };
 	ssize_t n = -1;
@@ -219,6 +253,13 @@ long block_step_run(const struct block_image *i, const struct block_step *s)
 	return n < 0 ? -errno : (long)n;
 }
 
+long block_step_run(const struct block_image *i, const struct block_step *s)
+{
+	const struct block_seam *seam = i->top->seam;
+	long n = seam ? seam->execute(seam->context, s) : run_step(s);
+	return s->op == BLOCK_STEP_SYNC ? block_file_synced(i, s->file, n) : n;
+}
+
 long block_step_execute(struct block_request *r)
 {
 	if (r->step.op == BLOCK_STEP_CALL)
@@ -228,15 +269,15 @@ long block_step_execute(struct block_request *r)
 
 /* How many bytes were moved until the end of the file, or a negative errno. */
 static int64_t move(const struct block_image *i, const struct block_file *f, enum block_step_op op, uint8_t *bytes,
-                    size_t n_bytes, uint64_t offset_bytes)
+                    size_t n_bytes, uint64_t offset_bytes, bool is_buffered)
 {
 	size_t n_done = 0;
 	unsigned n_retries = 0;
-	assert(!f->is_direct || f->buffered_fd >= 0);
+	assert(!f->is_direct || !is_buffered || f->buffered_fd >= 0);
 	while (n_done < n_bytes) {
 		struct iovec iov = { .iov_base = bytes + n_done, .iov_len = n_bytes - n_done };
 		struct block_step s = {
-			.op = op, .iov = &iov, .n_iov = 1, .file = f, .is_buffered = f->buffered_fd >= 0,
+			.op = op, .iov = &iov, .n_iov = 1, .file = f, .is_buffered = is_buffered && f->buffered_fd >= 0,
 			.offset_bytes = offset_bytes + n_done, .n_bytes = iov.iov_len,
 		};
 		long n = block_step_run(i, &s);
@@ -255,7 +296,7 @@ static int64_t move(const struct block_image *i, const struct block_file *f, enu
 int block_file_read(const struct block_image *i, const struct block_file *f, void *ret_bytes, size_t n_bytes,
                     uint64_t offset_bytes)
 {
-	int64_t n = move(i, f, BLOCK_STEP_READ, ret_bytes, n_bytes, offset_bytes);
+	int64_t n = move(i, f, BLOCK_STEP_READ, ret_bytes, n_bytes, offset_bytes, true);
 	if (n < 0)
 		return (int)n;
 	return (uint64_t)n == n_bytes ? 0 : -EIO;
@@ -264,7 +305,7 @@ int block_file_read(const struct block_image *i, const struct block_file *f, voi
 int block_file_read_padded(const struct block_image *i, const struct block_file *f, void *ret_bytes, size_t n_bytes,
                            uint64_t offset_bytes)
 {
-	int64_t n = move(i, f, BLOCK_STEP_READ, ret_bytes, n_bytes, offset_bytes);
+	int64_t n = move(i, f, BLOCK_STEP_READ, ret_bytes, n_bytes, offset_bytes, true);
 	if (n < 0)
 		return (int)n;
 	memset((uint8_t *)ret_bytes + n, 0, n_bytes - (size_t)n);
@@ -275,10 +316,30 @@ int block_file_write(const struct block_image *i, const struct block_file *f, co
                      uint64_t offset_bytes)
 {
 	union { const void *in; uint8_t *out; } u = { .in = bytes }; /* an iovec has no const */
-	int64_t n = move(i, f, BLOCK_STEP_WRITE, u.out, n_bytes, offset_bytes);
+	int64_t n = move(i, f, BLOCK_STEP_WRITE, u.out, n_bytes, offset_bytes, true);
 	if (n < 0)
 		return (int)n;
 	return (uint64_t)n == n_bytes ? 0 : -EIO;
+}
+
+int block_file_zero(const struct block_image *i, const struct block_file *f, uint64_t offset_bytes, uint64_t n_bytes,
+                    bool is_buffered)
+{
+	static const _Alignas(MAX_DIRECT_ALIGN) uint8_t page[MAX_DIRECT_ALIGN];
+	union { const void *in; uint8_t *out; } u = { .in = i->zeroes ? i->zeroes : page };
+	const uint64_t max = i->zeroes ? BLOCK_ZEROES_BYTES : sizeof page;
+	bool is_direct = f->is_direct && !((offset_bytes | n_bytes) & (f->offset_align - 1));
+	while (n_bytes) {
+		size_t part = (size_t)min_u64(n_bytes, max);
+		int64_t n = move(i, f, BLOCK_STEP_WRITE, u.out, part, offset_bytes, is_buffered || !is_direct);
+		if (n < 0)
+			return (int)n;
+		if ((uint64_t)n != part)
+			return -EIO;
+		offset_bytes += part;
+		n_bytes -= part;
+	}
+	return 0;
 }
 
 int block_file_sync(const struct block_image *i, const struct block_file *f)

@@ -110,17 +110,23 @@ static int find_limits(struct block_image *i, const struct block_params *p, stru
 		device_limits(i, p, &st);
 	else
 		file_limits(i, p, &st);
-	/* The guest is told of what direct I/O wants, and may still ask for single sectors. */
-	if (f->is_direct && l->logical_block_bytes < f->offset_align)
-		l->logical_block_bytes = f->offset_align;
-	if (l->physical_block_bytes < l->logical_block_bytes)
-		l->physical_block_bytes = l->logical_block_bytes;
 	l->is_readonly = p->is_readonly;
 	l->can_write_zeroes = !p->is_readonly;
 	return 0;
 }
 
-/* The format has had its say about the size. */
+/* The format has had its say about direct I/O. The guest is told of what that wants, and may still ask for single
+ * sectors. */
+static void heed_direct(struct block_image *i)
+{
+	struct block_limits *l = &i->limits;
+	if (i->file->is_direct && l->logical_block_bytes < i->file->offset_align)
+		l->logical_block_bytes = i->file->offset_align;
+	if (l->physical_block_bytes < l->logical_block_bytes)
+		l->physical_block_bytes = l->logical_block_bytes;
+}
+
+/* The same about the size. */
 static void round_size(struct block_image *i, const struct block_params *p)
 {
 	struct block_limits *l = &i->limits;
@@ -191,12 +197,10 @@ static const char *type_name(enum block_type type)
 int block_probe_path(const char *path, enum block_type *ret_type, struct err *e)
 {
 	uint8_t start[PROBE_BYTES] = { 0 };
-	fd_scoped fd = open(path, O_RDONLY | O_CLOEXEC | O_NOCTTY | O_NONBLOCK);
-	if (fd < 0)
-		return err_set_errno(e, errno, "cannot open '%s'", path);
 	struct stat st;
-	if (fstat(fd, &st) < 0 || (!S_ISREG(st.st_mode) && !S_ISBLK(st.st_mode)))
-		return err_set(e, EINVAL, "cannot use '%s': it is neither a regular file nor a block device", path);
+	fd_scoped fd = block_open_path(path, O_RDONLY, &st, e);
+	if (fd < 0)
+		return fd;
 	ssize_t n = pread(fd, start, sizeof start, 0);
 	if (n < 0)
 		return err_set_errno(e, errno, "cannot read '%s'", path);
@@ -219,6 +223,7 @@ static int open_image(struct block_image *i, const struct block_params *p, struc
 		rc = i->format->open(i, p, e);
 	if (rc < 0)
 		return rc;
+	heed_direct(i);
 	round_size(i, p);
 	if (p->is_readonly)
 		return 0;
@@ -285,6 +290,18 @@ static bool is_in_chain(const struct block_image *i, const struct block_file *f,
 			return true;
 	}
 	return false;
+}
+
+int block_charge(struct block_image *i, uint64_t n_bytes, struct err *e)
+{
+	_Atomic uint64_t *charged = &i->top->n_charged_bytes;
+	uint64_t now = atomic_load(charged);
+	do {
+		if (n_bytes > BLOCK_MAX_TREE_BYTES - now)
+			return err_set(e, EFBIG, "its tables, with those of the images that belong to it, need more than "
+			               "%llu MiB of memory", BLOCK_MAX_TREE_BYTES >> 20);
+	} while (!atomic_compare_exchange_weak(charged, &now, now + n_bytes));
+	return 0;
 }
 
 int block_open_backing(struct block_image *i, const struct block_params *p, const char *named, enum block_type type,

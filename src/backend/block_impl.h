@@ -20,6 +20,7 @@
 #include <liburing.h>
 #include <pthread.h>
 #include <stdatomic.h>
+#include <sys/stat.h>
 
 /* --- formats --- */
 
@@ -37,6 +38,9 @@ enum block_extent_kind {
 	BLOCK_EXTENT_HOLE,   /* not here: in what the image is based on, else zeroes. Only map() says so. */
 	BLOCK_EXTENT_PACKED, /* compressed: image->format->read_packed() */
 };
+
+/* The longest PACKED run, which a worker thread unpacks in memory. */
+#define BLOCK_MAX_PACKED_BYTES (2u * 1024 * 1024)
 
 struct block_extent {
 	enum block_extent_kind kind;
@@ -95,6 +99,7 @@ struct block_file {
 	uint32_t memory_align, offset_align; /* of direct I/O */
 	uint64_t n_bytes; /* when it was opened */
 	char *path;
+	_Atomic int sync_error; /* see block_file_synced() */
 	/* Learned when the host refuses; never unlearned. */
 	_Atomic bool has_no_punch, has_no_zero_range, has_no_discard;
 };
@@ -108,8 +113,17 @@ struct block_file_params {
 	bool is_readonly, is_direct, needs_buffered;
 };
 
+/* Of the host's page cache. What is written directly and what is written by the buffered descriptor must not share one
+ * while both may be in flight: the kernel then loses one of them, or fails the next sync. */
+#define BLOCK_CACHE_PAGE_BYTES 4096u
+
+/* Opens what is a regular file or a block device, and nothing else. The descriptor, or a negative errno. */
+int block_open_path(const char *path, int flags, struct stat *ret_st, struct err *e);
 /* Opens and locks a file and adds it to the tree of i, which closes it. For open() only: no lane is open yet. */
 int block_add_file(struct block_image *i, const struct block_file_params *p, struct block_file **ret_f, struct err *e);
+/* A file whose data cannot be kept apart from its tables is not opened directly after all, and `why` is logged. For
+ * open() only. */
+int block_leave_direct(struct block_image *i, const struct block_file *f, const char *why, struct err *e);
 /* A path that an image names, relative to the folder of the file that names it. NULL: no memory. The caller's. */
 char *block_resolve_path(const struct block_file *f, const char *named);
 
@@ -122,6 +136,12 @@ int block_file_read_padded(const struct block_image *i, const struct block_file 
 int block_file_write(const struct block_image *i, const struct block_file *f, const void *bytes, size_t n_bytes,
                      uint64_t offset_bytes);
 int block_file_sync(const struct block_image *i, const struct block_file *f);
+/* Writes zeroes: directly where the file is and the range is aligned, unless the caller wants it buffered. */
+int block_file_zero(const struct block_image *i, const struct block_file *f, uint64_t offset_bytes, uint64_t n_bytes,
+                    bool is_buffered);
+/* What a SYNC's result means. The kernel tells of data that it could not write once, to whoever syncs first, and has
+ * dropped them: so no later SYNC of the file succeeds. Any thread; block_step_run() and the engines ask it. */
+long block_file_synced(const struct block_image *i, const struct block_file *f, long result);
 int block_file_size(const struct block_file *f, uint64_t *ret_n_bytes); /* now */
 
 /* --- the image --- */
@@ -143,6 +163,7 @@ struct block_image {
 	struct block_file *file;     /* the one that was opened by name */
 	struct block_file **files;   /* of the whole tree; the top's. Does not change while lanes are open. */
 	unsigned n_files;
+	_Atomic uint64_t n_charged_bytes; /* the top's: see block_charge() */
 	unsigned depth;              /* 0: the top */
 	void *state;                 /* the format's own */
 	struct block_limits limits;
@@ -167,6 +188,13 @@ struct block_image {
  * better, and probed by none of ours. */
 int block_open_backing(struct block_image *i, const struct block_params *p, const char *named, enum block_type type,
                        struct err *e);
+
+/* Of tables in memory, in an image with all that it is based on: each of a chain's images may be made to need much. */
+#define BLOCK_MAX_TREE_BYTES (256ull << 20)
+/* Before memory is taken whose size an image says: so much of it may be needed as long as the image is open. 0, or
+ * -EFBIG and a text that begins with "its": the caller says whose. What would do with less, as a cache does, takes less:
+ * chains of many images that each want a little are not refused. Any thread. */
+int block_charge(struct block_image *i, uint64_t n_bytes, struct err *e);
 
 /* Carries r's step out on the calling thread. Bytes moved, 0, or a negative errno. */
 long block_step_execute(struct block_request *r);
@@ -212,6 +240,9 @@ bool block_read_finish(struct block_lane *lane, struct block_request *r, long re
  * one. STEP or WAIT. */
 enum block_next block_transfer_prepare(struct block_lane *lane, struct block_request *r, const struct block_file *f,
                                        uint64_t offset_bytes, uint64_t n_bytes);
+/* The same by the buffered descriptor: where a page is shared with tables. STEP. */
+enum block_next block_transfer_prepare_buffered(struct block_request *r, const struct block_file *f,
+                                                uint64_t offset_bytes, uint64_t n_bytes);
 /* After that step: how many bytes were moved and are behind r now (n_done_bytes and the buffers are advanced); 0 at the
  * end of the file; or a negative errno. -EINTR and -EAGAIN are for block_should_retry(). */
 long block_transfer_finish(struct block_lane *lane, struct block_request *r, long result);

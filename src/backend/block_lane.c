@@ -8,6 +8,9 @@
  * somebody to change tables), or an engine. Who wakes a parked request, on whatever thread, leaves it with the results of
  * the lane's workers, from where it comes to `ready`.
  *
+ * A bounce buffer belongs to one step: who has had its result gives it back, whatever comes next. A request that kept one
+ * could be waiting, parked, for another that waits for the buffer.
+ *
  * The engine is chosen at the first step: io_uring, else worker threads. A ring that fails later is replaced by
  * workers; what the kernel had not taken from it is prepared again. With no thread to be had either, steps are carried
  * out on the loop itself: slow, but no request is ever lost. */
@@ -31,6 +34,12 @@ void *block_lane_take_bounce(struct block_lane *lane)
 	return lane->n_bounce_free ? lane->bounce_free[--lane->n_bounce_free] : NULL;
 }
 
+static void wake_waiting(struct block_lane *lane, unsigned n)
+{
+	for (; n && !block_fifo_is_empty(&lane->waiting); n--)
+		block_fifo_push(&lane->ready, block_fifo_pop(&lane->waiting));
+}
+
 static void give_bounce(struct block_lane *lane, struct block_request *r)
 {
 	if (!r->bounce)
@@ -38,14 +47,11 @@ static void give_bounce(struct block_lane *lane, struct block_request *r)
 	assert(lane->n_bounce_free < BLOCK_N_BOUNCE);
 	lane->bounce_free[lane->n_bounce_free++] = r->bounce;
 	r->bounce = NULL;
-	struct block_request *next = block_fifo_pop(&lane->waiting);
-	if (next)
-		block_fifo_push(&lane->ready, next);
+	wake_waiting(lane, 1);
 }
 
 static void complete(struct block_lane *lane, struct block_request *r)
 {
-	give_bounce(lane, r);
 	assert(lane->n_in_flight > 0);
 	lane->n_in_flight--;
 	lane->is_batch_open = true;
@@ -65,7 +71,10 @@ void block_lane_step_done(struct block_lane *lane, struct block_request *r, long
 {
 	bool is_woken = r->is_parked;
 	r->is_parked = false;
-	if (!is_woken && lane->image->format->finish(lane, r, result))
+	bool is_done = !is_woken && lane->image->format->finish(lane, r, result);
+	/* Who waited for the buffer comes first. */
+	give_bounce(lane, r);
+	if (is_done)
 		complete(lane, r);
 	else
 		block_fifo_push(&lane->ready, r);
@@ -145,6 +154,7 @@ static void advance(struct block_lane *lane)
 	choose_engine(lane);
 	while (!block_fifo_is_empty(&lane->ready) && has_room(lane)) {
 		struct block_request *r = block_fifo_pop(&lane->ready);
+		give_bounce(lane, r); /* of a step that was never carried out */
 		enum block_next next = lane->image->format->prepare(lane, r);
 		if (next == BLOCK_NEXT_DONE) {
 			complete(lane, r);
@@ -158,6 +168,9 @@ static void advance(struct block_lane *lane)
 			block_fifo_move_to_front(&back, &lane->ready);
 			break;
 		}
+		/* Who was woken for a buffer may have found that it needs none any more. */
+		if (block_fifo_is_empty(&lane->ready))
+			wake_waiting(lane, lane->n_bounce_free);
 	}
 	flush(lane);
 }

@@ -29,7 +29,9 @@
  * A flush is one sync when no table changed, else a commit, whose syncs make data durable too.
  *
  * A look-up's result stays true while its request holds the image (block_hold()): a place is used for something else only
- * after all who may have looked it up before it was given up have let go. */
+ * after all who may have looked it up before it was given up have let go. Reads hold it, and writes in place: what others
+ * use is in `writes`, where nobody else gives it up. Who is parked, or has the turn, holds nothing: both may wait for the
+ * holds of others, where the list of what was given up is full. */
 #include "backend/block_qcow2.h"
 
 #include <assert.h>
@@ -82,16 +84,47 @@ static enum block_next take_turn(struct qcow2 *q, struct block_request *r, long 
 	return BLOCK_NEXT_STEP;
 }
 
+/* --- holds --- */
+
+/* A hold is gone: those who wait for the last one of an epoch get on. */
+static void wake_stuck(struct qcow2 *q)
+{
+	if (!atomic_load(&q->is_room_wanted) || !block_epoch_is_over(q->image))
+		return;
+	block_lock(q->image);
+	atomic_store(&q->is_room_wanted, false);
+	struct block_request *woken = block_unpark(q->image);
+	block_unlock(q->image);
+	block_wake(woken);
+}
+
+static void let_go(struct qcow2 *q, struct block_request *r)
+{
+	block_release(q->image, &write_of(r)->hold);
+	wake_stuck(q);
+}
+
+/* Locked. No commit makes room: somebody holds the image since before. Who then parks is woken when that has changed. */
+static bool is_stuck(struct qcow2 *q)
+{
+	if (!q->draining.n || qcow2_free_has_room(q, QCOW2_MAX_FREE_RUNS / 2))
+		return false;
+	atomic_store(&q->is_room_wanted, true);
+	return !block_epoch_is_over(q->image);
+}
+
 static enum block_next park(struct qcow2 *q, struct block_request *r)
 {
+	assert(!write_of(r)->hold.is_held);
 	block_park(q->image, r);
 	block_unlock(q->image);
+	wake_stuck(q);
 	return BLOCK_NEXT_PARKED;
 }
 
 static enum block_next done(struct qcow2 *q, struct block_request *r, int result)
 {
-	block_release(q->image, &write_of(r)->hold);
+	let_go(q, r);
 	r->result = result;
 	return BLOCK_NEXT_DONE;
 }
@@ -158,6 +191,8 @@ static int64_t zero_some(struct qcow2 *q, struct block_request *r, bool can_bloc
 	return qcow2_zero(q, &range, is_discard, is_discard || r->may_unmap, can_block);
 }
 
+#define NO_ROOM 1 /* of a call: nothing was done, and it is to be asked for again */
+
 static long change_call(struct block_request *r)
 {
 	struct block_image *i = r->lane->image;
@@ -169,9 +204,10 @@ static long change_call(struct block_request *r)
 		block_unlock(i);
 		rc = qcow2_commit(q);
 		block_lock(i);
-		/* Somebody has held the image since before the last of these: they are lost to the file, as after a crash. */
-		if (rc >= 0 && q->unlinked.n >= QCOW2_MAX_FREE_RUNS / 2)
-			q->unlinked.n = 0;
+		if (rc >= 0 && !qcow2_free_has_room(q, QCOW2_MAX_FREE_RUNS / 2)) {
+			block_unlock(i);
+			return NO_ROOM;
+		}
 	}
 	if (rc >= 0 && w->phase == QCOW2_PHASE_LINK) {
 		rc = qcow2_link(q, w, true);
@@ -230,12 +266,14 @@ static enum block_next write_data(struct block_lane *lane, struct block_request 
 static enum block_next allocate(struct qcow2 *q, struct block_request *r, bool *ret_again)
 {
 	struct qcow2_write *w = write_of(r);
-	if (q->image->is_turn_taken || qcow2_is_being_written(q, offset_of(r) >> q->cluster_bits, 1))
+	block_release(q->image, &w->hold);
+	if (q->image->is_turn_taken || qcow2_is_being_written(q, offset_of(r) >> q->cluster_bits, 1) || is_stuck(q))
 		return park(q, r);
 	int rc = is_short_of_room(q) ? -EAGAIN : qcow2_allocate(q, w, offset_of(r), n_data(q, r), false);
 	if (rc == -EAGAIN)
 		return take_turn(q, r, change_call);
 	block_unlock(q->image);
+	wake_stuck(q);
 	if (rc < 0)
 		return done(q, r, rc);
 	*ret_again = true;
@@ -255,10 +293,12 @@ static enum block_next start(struct block_lane *lane, struct block_request *r, b
 {
 	struct qcow2 *q = qcow2_of(lane->image);
 	struct block_extent x;
+	block_hold(lane->image, &write_of(r)->hold);
 	block_lock(lane->image);
 	int rc = r->op == BLOCK_WRITE_ZEROES ? qcow2_find(q, offset_of(r), n_data(q, r), false, false, &x) : 0;
 	if (rc >= 0 && r->op == BLOCK_WRITE_ZEROES && n_zero_already(q, r, &x)) {
 		block_unlock(lane->image);
+		let_go(q, r);
 		r->n_done_bytes += x.n_bytes;
 		*ret_again = true;
 		return BLOCK_NEXT_STEP;
@@ -269,6 +309,7 @@ static enum block_next start(struct block_lane *lane, struct block_request *r, b
 		return allocate(q, r, ret_again);
 	block_unlock(lane->image);
 	if (rc == -EAGAIN) {
+		let_go(q, r);
 		r->step = (struct block_step){ .op = BLOCK_STEP_CALL, .call = load_call };
 		return BLOCK_NEXT_STEP;
 	}
@@ -293,7 +334,7 @@ static enum block_next link_clusters(struct qcow2 *q, struct block_request *r, b
 {
 	struct qcow2_write *w = write_of(r);
 	block_lock(q->image);
-	if (q->image->is_turn_taken)
+	if (q->image->is_turn_taken || is_stuck(q))
 		return park(q, r);
 	int rc = is_short_of_room(q) ? -EAGAIN : qcow2_link(q, w, false);
 	if (rc == -EAGAIN)
@@ -326,7 +367,6 @@ static enum block_next prepare_write(struct block_lane *lane, struct block_reque
 	struct qcow2 *q = qcow2_of(lane->image);
 	struct qcow2_write *w = write_of(r);
 	block_transfer_cancel(r);
-	block_hold(lane->image, &w->hold);
 	for (;;) {
 		bool is_again = false;
 		enum block_next next = BLOCK_NEXT_STEP;
@@ -378,7 +418,6 @@ static bool is_worth_a_commit(const struct qcow2 *q, const struct block_request 
 /* False: what is left is data. */
 static bool prepare_entries(struct qcow2 *q, struct block_request *r, enum block_next *ret_next)
 {
-	block_hold(q->image, &write_of(r)->hold);
 	for (;;) {
 		if (r->op == BLOCK_DISCARD)
 			cut_discard(q, r);
@@ -398,7 +437,7 @@ static bool prepare_entries(struct qcow2 *q, struct block_request *r, enum block
 			return true;
 		}
 		struct qcow2_range range = whole_clusters(q, r);
-		if (is_taken || qcow2_is_being_written(q, range.first, 1)) {
+		if (is_taken || qcow2_is_being_written(q, range.first, 1) || is_stuck(q)) {
 			*ret_next = park(q, r);
 			return true;
 		}
@@ -437,16 +476,21 @@ static enum block_next prepare_flush(struct qcow2 *q, struct block_request *r)
 static enum block_next prepare(struct block_lane *lane, struct block_request *r)
 {
 	struct qcow2 *q = qcow2_of(lane->image);
-	if (r->op == BLOCK_READ)
-		return block_read_prepare(lane, r);
+	enum block_next next;
+	if (r->op == BLOCK_READ) {
+		next = block_read_prepare(lane, r);
+		if (next == BLOCK_NEXT_DONE)
+			wake_stuck(q);
+		return next;
+	}
 	/* A call that was never carried out is asked for again, with the turn still its request's. */
 	if (write_of(r)->has_turn)
 		return BLOCK_NEXT_STEP;
+	let_go(q, r); /* so is a write in place, but from its look-up on */
 	if (lane->image->limits.is_readonly)
 		return done(q, r, r->op == BLOCK_FLUSH ? 0 : -EROFS);
 	if (r->op == BLOCK_FLUSH)
 		return prepare_flush(q, r);
-	enum block_next next;
 	for (;;) {
 		if (write_of(r)->phase == QCOW2_PHASE_START && is_zeroing_entries(q, r) && prepare_entries(q, r, &next))
 			return next;
@@ -457,15 +501,12 @@ static enum block_next prepare(struct block_lane *lane, struct block_request *r)
 }
 
 /* A phase's step failed. True: the request is done. */
-static bool fail_step(struct qcow2 *q, struct block_request *r, int error)
+static bool fail_step(struct block_request *r, int error)
 {
 	struct qcow2_write *w = write_of(r);
 	r->result = error;
-	if (!w->is_allocated) {
-
-		block_release(q->image, &w->hold);
+	if (!w->is_allocated)
 		return true;
-	}
 	w->error = error;
 	w->phase = QCOW2_PHASE_FAIL;
 	return false;
@@ -474,14 +515,14 @@ static bool fail_step(struct qcow2 *q, struct block_request *r, int error)
 static bool finish_call(struct qcow2 *q, struct block_request *r, long result)
 {
 	struct qcow2_write *w = write_of(r);
-	bool was_link = w->phase == QCOW2_PHASE_LINK && w->has_turn;
+	bool was_link = w->phase == QCOW2_PHASE_LINK && w->has_turn && result != NO_ROOM;
 	if (w->has_turn) {
 		w->has_turn = false;
 		give_turn(q);
 	}
 	if (result < 0) {
 		r->method = 0;
-		return fail_step(q, r, (int)result);
+		return fail_step(r, (int)result);
 	}
 	if (w->phase == QCOW2_PHASE_COPY && r->step.call == copy_call)
 		w->phase = QCOW2_PHASE_DATA;
@@ -496,8 +537,12 @@ static bool finish(struct block_lane *lane, struct block_request *r, long result
 {
 	struct qcow2 *q = qcow2_of(lane->image);
 	struct qcow2_write *w = write_of(r);
-	if (r->op == BLOCK_READ)
-		return block_read_finish(lane, r, result);
+	if (r->op == BLOCK_READ) {
+		bool is_done = block_read_finish(lane, r, result);
+		wake_stuck(q);
+		return is_done;
+	}
+	let_go(q, r);
 	if (r->step.op == BLOCK_STEP_CALL)
 		return finish_call(q, r, result);
 	if (block_should_retry(r, result)) {
@@ -510,7 +555,7 @@ static bool finish(struct block_lane *lane, struct block_request *r, long result
 	}
 	result = block_transfer_finish(lane, r, result);
 	if (result <= 0)
-		return fail_step(q, r, result ? (int)result : -EIO);
+		return fail_step(r, result ? (int)result : -EIO);
 	if (w->phase == QCOW2_PHASE_DATA && offset_of(r) == w->end)
 		w->phase = QCOW2_PHASE_LINK;
 	return false;

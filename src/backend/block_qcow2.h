@@ -42,11 +42,18 @@ struct qcow2_slice {
 	uint8_t bytes[];
 };
 
+/* A slice that is being read. */
+struct qcow2_load {
+	struct qcow2_load *next;
+	uint64_t offset_bytes;
+	bool is_stale; /* the slice was put out or dropped meanwhile */
+};
+
 /* Under the image's lock, but for reading a dirty slice by the one that has the turn. */
 struct qcow2_cache {
 	uint32_t slice_bytes;
 	unsigned n_max, n, n_dirty, hand;
-	uint64_t n_evictions;
+	struct qcow2_load *loads;
 	struct qcow2_slice **slots;   /* n_max */
 	struct qcow2_slice **buckets; /* n_buckets, a power of two */
 	unsigned n_buckets;
@@ -128,6 +135,7 @@ struct qcow2 {
 	bool is_marked_dirty;  /* the header's bit, for lazy refcounts */
 	bool has_punch;
 	_Atomic bool has_said_corrupt;
+	_Atomic bool is_room_wanted; /* somebody is parked until an epoch's holds are gone */
 };
 
 static inline struct qcow2 *qcow2_of(const struct block_image *i)
@@ -171,7 +179,7 @@ static inline uint64_t qcow2_clusters_for(const struct qcow2 *q, uint64_t n_byte
 
 /* --- block_qcow2_cache.c --- */
 
-int qcow2_cache_init(struct qcow2_cache *c, uint32_t slice_bytes, uint64_t n_wanted, unsigned n_max);
+int qcow2_cache_init(struct qcow2_cache *c, uint32_t slice_bytes, unsigned n_max);
 void qcow2_cache_done(struct qcow2_cache *c);
 /* Locked. The slice that begins at offset_bytes of the file; the pointer is good until the lock is let go of. */
 int qcow2_cache_get(struct qcow2 *q, struct qcow2_cache *c, uint64_t offset_bytes, bool can_block,
@@ -236,6 +244,7 @@ int qcow2_free_now(struct qcow2 *q);
 
 /* Writes what is dirty, in order, and makes it durable. */
 int qcow2_commit(struct qcow2 *q);
+int qcow2_commit_counts(struct qcow2 *q); /* and all refcounts, whether anything refers to what they count or not */
 bool qcow2_needs_commit(const struct qcow2 *q); /* locked: for a flush */
 int qcow2_write_features(struct qcow2 *q);      /* the header's bits */
 int qcow2_close_clean(struct qcow2 *q);
@@ -258,6 +267,7 @@ int qcow2_l2_make(struct qcow2 *q, uint64_t l1_index);
 /* --- the rest --- */
 
 int qcow2_open(struct block_image *i, const struct block_params *p, struct err *e);
+int qcow2_load_refcounts(struct qcow2 *q, struct err *e); /* what is only read has none in memory */
 void qcow2_close(struct block_image *i);
 int qcow2_check(struct block_image *i, enum block_repair repair, struct block_check *ret_c, struct err *e);
 int qcow2_resize(struct block_image *i, uint64_t n_bytes, struct err *e);

@@ -3,8 +3,8 @@
  *
  * A slice is changed in memory and stays until a commit has written it: dirty slices are never put out, and a change is
  * not begun when half of the cache is dirty, so a clean one can always make room. Anybody may load a slice, with the lock
- * let go of for the read. What was read is thrown away when some slice was put out meanwhile: it might have been this
- * one, loaded, changed and written by somebody else in between. */
+ * let go of for the read. What was read is thrown away when the same slice was put out or dropped meanwhile: it was
+ * loaded, and may have been changed and written, by somebody else in between. */
 #include "backend/block_qcow2.h"
 
 #include <assert.h>
@@ -17,10 +17,9 @@ static uint32_t bucket_of(const struct qcow2_cache *c, uint64_t offset_bytes)
 	return (uint32_t)(h >> 40) & (c->n_buckets - 1);
 }
 
-int qcow2_cache_init(struct qcow2_cache *c, uint32_t slice_bytes, uint64_t n_wanted, unsigned n_max)
+int qcow2_cache_init(struct qcow2_cache *c, uint32_t slice_bytes, unsigned n_max)
 {
-	*c = (struct qcow2_cache){ .slice_bytes = slice_bytes };
-	c->n_max = (unsigned)min_u64(max_u64(n_wanted, 64), n_max);
+	*c = (struct qcow2_cache){ .slice_bytes = slice_bytes, .n_max = n_max };
 	for (c->n_buckets = 64; c->n_buckets < c->n_max; c->n_buckets *= 2)
 		;
 	c->slots = calloc(c->n_max, sizeof *c->slots);
@@ -53,6 +52,14 @@ static void unhash(struct qcow2_cache *c, struct qcow2_slice *s)
 	*at = s->next;
 }
 
+static void forget_loads(struct qcow2_cache *c, uint64_t offset_bytes, uint64_t n_bytes)
+{
+	for (struct qcow2_load *l = c->loads; l; l = l->next) {
+		if (l->offset_bytes >= offset_bytes && l->offset_bytes - offset_bytes < n_bytes)
+			l->is_stale = true;
+	}
+}
+
 /* A place for one more; a clean slice is put out when all are taken. */
 static struct qcow2_slice **make_room(struct qcow2_cache *c)
 {
@@ -68,12 +75,31 @@ static struct qcow2_slice **make_room(struct qcow2_cache *c)
 			continue;
 		}
 		unhash(c, *slot);
+		forget_loads(c, (*slot)->offset_bytes, c->slice_bytes);
 		free(*slot);
 		*slot = NULL;
-		c->n_evictions++;
 		return slot;
 	}
 	return NULL;
+}
+
+/* Until what was read is what the file has, or somebody else has the slice in memory. */
+static int read_slice(struct qcow2 *q, struct qcow2_cache *c, struct qcow2_slice *s)
+{
+	struct qcow2_load load = { .offset_bytes = s->offset_bytes, .next = c->loads };
+	int rc;
+	c->loads = &load;
+	do {
+		load.is_stale = false;
+		block_unlock(q->image);
+		rc = block_file_read(q->image, q->file, s->bytes, c->slice_bytes, s->offset_bytes);
+		block_lock(q->image);
+	} while (rc >= 0 && load.is_stale && !find(c, s->offset_bytes));
+	struct qcow2_load **at = &c->loads;
+	while (*at != &load)
+		at = &(*at)->next;
+	*at = load.next;
+	return rc;
 }
 
 static int load(struct qcow2 *q, struct qcow2_cache *c, uint64_t offset_bytes, struct qcow2_slice **ret_s)
@@ -82,19 +108,12 @@ static int load(struct qcow2 *q, struct qcow2_cache *c, uint64_t offset_bytes, s
 	if (!s)
 		return -ENOMEM;
 	s->offset_bytes = offset_bytes;
-	for (;;) {
-		uint64_t n_evictions = c->n_evictions;
-		block_unlock(q->image);
-		int rc = block_file_read(q->image, q->file, s->bytes, c->slice_bytes, offset_bytes);
-		block_lock(q->image);
-		struct qcow2_slice *other = find(c, offset_bytes);
-		if (rc < 0 || other) {
-			free(s);
-			*ret_s = other;
-			return other ? 0 : rc;
-		}
-		if (n_evictions == c->n_evictions)
-			break;
+	int rc = read_slice(q, c, s);
+	struct qcow2_slice *other = find(c, offset_bytes);
+	if (rc < 0 || other) {
+		free(s);
+		*ret_s = other;
+		return other ? 0 : rc;
 	}
 	struct qcow2_slice **slot = make_room(c);
 	if (!slot) {
@@ -145,9 +164,9 @@ void qcow2_cache_drop(struct qcow2_cache *c, uint64_t offset_bytes, uint64_t n_b
 		free(s);
 		c->slots[k] = c->slots[--c->n];
 		c->slots[c->n] = NULL;
-		c->n_evictions++;
 	}
 	c->hand = 0;
+	forget_loads(c, offset_bytes, n_bytes);
 }
 
 int qcow2_cache_write(struct qcow2 *q, struct qcow2_cache *c)

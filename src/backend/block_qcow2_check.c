@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 /* qcow2: what the refcounts ought to be, and whether they are.
  *
- * All that refers to a cluster is walked: header, tables, snapshots, bitmaps. The active L1 table comes first: a table
- * that it names twice, or that is data as well, is not walked again, so that an image made for it cannot keep us busy.
- * The counts that were found are bounded by the file's own length. Repairs set counts to what was found, first up and then
+ * All that refers to a cluster is walked: header, tables, snapshots, bitmaps. First it is counted how many L1 entries, of
+ * the disk and of all snapshots, name each L2 table; then each is read once, and its entries count so many times. So
+ * neither many snapshots nor an image made for it can keep us busy: the entries of all L1 tables and bitmaps are bounded,
+ * and what is walked by the file's own length, without its holes. Repairs set counts to what was found, first up and then
  * down, and then the COPIED flags; new refcount blocks are made behind the end, where nothing can be referred to. */
 #include "backend/block_qcow2.h"
 
@@ -11,17 +12,24 @@
 
 #include <errno.h>
 #include <stdlib.h>
+#include <unistd.h>
 
 #define MAX_CHECKED_CLUSTERS (1ull << 28)
 #define MAX_SNAPSHOT_EXTRA 1024u
+/* Of all snapshots and bitmaps together: less than what the next flag needs. */
+#define MAX_LISTED_ENTRIES (1u << 26)
+#define ACTIVE_TABLE (1u << 31)
 
 struct walk {
 	struct qcow2 *q;
 	uint32_t *refs; /* by cluster */
+	uint32_t *tables; /* by cluster: the L1 entries that name it, and ACTIVE_TABLE where the disk's own is among them */
 	uint64_t n;
 	uint8_t *table; /* a cluster */
 	struct block_check *c;
-	bool is_active;
+	uint64_t n_listed; /* entries */
+	uint32_t n_times;  /* so often counts what is being walked */
+	bool is_active, is_too_large;
 };
 
 static void mark(struct walk *w, uint64_t offset, uint64_t n_bytes)
@@ -32,10 +40,10 @@ static void mark(struct walk *w, uint64_t offset, uint64_t n_bytes)
 	uint64_t first = offset >> bits, last = (offset + n_bytes - 1) >> bits;
 	for (uint64_t c = first; c <= last; c++) {
 		if (c >= w->n) {
-			w->c->n_corruptions++;
+			w->c->n_corruptions += w->n_times;
 			return;
 		}
-		w->refs[c] += w->refs[c] < UINT32_MAX;
+		w->refs[c] += (uint32_t)min_u64(w->n_times, UINT32_MAX - w->refs[c]);
 		w->c->end_bytes = max_u64(w->c->end_bytes, (c + 1) << bits);
 	}
 }
@@ -52,14 +60,14 @@ static void walk_entry(struct walk *w, struct qcow2_entry e)
 	if (e.descriptor & QCOW2_OFLAG_COMPRESSED) {
 		uint64_t n_bytes;
 		qcow2_compressed_range(q, e.descriptor, &offset, &n_bytes);
-		w->c->n_corruptions += (e.descriptor & QCOW2_OFLAG_COPIED) != 0;
+		w->c->n_corruptions += e.descriptor & QCOW2_OFLAG_COPIED ? w->n_times : 0;
 		w->c->n_compressed += w->is_active;
 		w->c->n_allocated += w->is_active;
 		mark(w, offset, n_bytes);
 		return;
 	}
 	if (qcow2_entry_check(q, e) < 0) {
-		w->c->n_corruptions++;
+		w->c->n_corruptions += w->n_times;
 		return;
 	}
 	if (!offset)
@@ -74,7 +82,7 @@ static struct qcow2_entry entry_at(const struct qcow2 *q, const uint8_t *table, 
 	return (struct qcow2_entry){ .descriptor = qcow2_load64(at), .bitmap = q->has_extl2 ? qcow2_load64(at + 8) : 0 };
 }
 
-static void walk_l1(struct walk *w, const uint64_t *entries, uint64_t n)
+static void walk_l1(struct walk *w, const uint64_t *entries, uint64_t n, bool is_active)
 {
 	struct qcow2 *q = w->q;
 	for (uint64_t k = 0; k < n; k++) {
@@ -86,17 +94,38 @@ static void walk_l1(struct walk *w, const uint64_t *entries, uint64_t n)
 			continue;
 		}
 		mark(w, offset, q->cluster_bytes);
-		if (w->is_active && w->refs[offset >> q->cluster_bits] > 1) {
-			w->c->n_corruptions++;
+		uint32_t *n_names = &w->tables[offset >> q->cluster_bits];
+		w->c->n_corruptions += is_active && *n_names & ACTIVE_TABLE; /* two parts of the disk in one */
+		*n_names = (*n_names + 1) | (is_active ? ACTIVE_TABLE : 0);
+	}
+}
+
+/* 1, 0 where the file has a hole (the image may name more tables than anybody ever wrote), or a negative errno. */
+static int read_l2(const struct walk *w, uint64_t offset)
+{
+	struct qcow2 *q = w->q;
+	off_t data = lseek(q->file->fd, (off_t)offset, SEEK_DATA);
+	if (data < 0 ? errno == ENXIO : (uint64_t)data >= offset + q->cluster_bytes)
+		return 0;
+	int rc = block_file_read_padded(q->image, q->file, w->table, (size_t)q->cluster_bytes, offset);
+	return rc < 0 ? rc : 1;
+}
+
+static void walk_l2_tables(struct walk *w)
+{
+	struct qcow2 *q = w->q;
+	for (uint64_t c = 0; c < w->n; c++) {
+		if (!w->tables[c])
 			continue;
-		}
-		if (block_file_read_padded(q->image, q->file, w->table, (size_t)q->cluster_bytes, offset) < 0) {
-			w->c->n_errors++;
-			continue;
-		}
-		for (uint64_t i = 0; i < 1ull << q->l2_bits; i++)
+		w->n_times = w->tables[c] & ~ACTIVE_TABLE;
+		w->is_active = w->tables[c] & ACTIVE_TABLE;
+		w->c->n_corruptions += w->is_active && w->refs[c] > w->n_times; /* data as well */
+		int rc = read_l2(w, c << q->cluster_bits);
+		w->c->n_errors += rc < 0;
+		for (uint64_t i = 0; i < 1ull << q->l2_bits && rc > 0; i++)
 			walk_entry(w, entry_at(q, w->table, i));
 	}
+	w->n_times = 1;
 }
 
 /* --- snapshots, bitmaps --- */
@@ -108,6 +137,10 @@ static int load_entries(struct walk *w, uint64_t offset, uint64_t n, uint64_t **
 	if (offset & (q->cluster_bytes - 1) || n > QCOW2_MAX_L1_BYTES / 8 || offset >> q->cluster_bits >= w->n ||
 	    n * 8 > (w->n << q->cluster_bits) - offset)
 		return -EINVAL;
+	w->n_listed += n;
+	w->is_too_large = w->n_listed > MAX_LISTED_ENTRIES;
+	if (w->is_too_large)
+		return -EFBIG;
 	uint64_t *entries = calloc((size_t)max_u64(n, 1), 8);
 	int rc = entries ? block_file_read_padded(q->image, q->file, entries, (size_t)n * 8, offset) : -ENOMEM;
 	for (uint64_t k = 0; k < n && rc >= 0; k++)
@@ -146,10 +179,12 @@ static void walk_snapshots(struct walk *w)
 		rc = load_entries(w, l1_offset, n_l1, &entries);
 		if (rc < 0) {
 			count_failure(w, rc);
+			if (w->is_too_large)
+				return;
 			continue;
 		}
 		mark(w, l1_offset, n_l1 * 8);
-		walk_l1(w, entries, n_l1);
+		walk_l1(w, entries, n_l1, false);
 		free(entries);
 	}
 	mark(w, q->snapshots_offset, at - q->snapshots_offset);
@@ -207,7 +242,9 @@ static void walk_refcounts(struct walk *w, bool is_repairing)
 		w->c->n_corruptions++;
 		if (!is_repairing)
 			continue;
-		/* What it said is made anew. */
+		/* What it said is made anew, and what it named is not in use because of it. */
+		if (is_cluster(w, t->entries[k]))
+			w->refs[t->entries[k] >> q->cluster_bits]--;
 		t->entries[k] = 0;
 		qcow2_table_dirty(t, k);
 		w->c->n_corruptions_fixed++;
@@ -267,8 +304,8 @@ static int check_l2_flags(struct walk *w, uint64_t offset, bool is_repairing)
 {
 	struct qcow2 *q = w->q;
 	uint64_t n_wrong = 0;
-	int rc = block_file_read_padded(q->image, q->file, w->table, (size_t)q->cluster_bytes, offset);
-	for (uint64_t k = 0; k < 1ull << q->l2_bits && rc >= 0; k++) {
+	int rc = read_l2(w, offset);
+	for (uint64_t k = 0; k < 1ull << q->l2_bits && rc > 0; k++) {
 		struct qcow2_entry e = entry_at(q, w->table, k);
 		if (e.descriptor & QCOW2_OFLAG_COMPRESSED || !(e.descriptor & QCOW2_OFFSET_MASK) ||
 		    qcow2_entry_check(q, e) < 0 || is_flag_right(w, e.descriptor))
@@ -299,7 +336,10 @@ static void check_flags(struct walk *w, bool is_repairing)
 			}
 			*(is_repairing ? &w->c->n_corruptions_fixed : &w->c->n_corruptions) += 1;
 		}
-		if (w->refs[offset >> q->cluster_bits] == 1 || q->n_snapshots)
+		uint32_t *n_names = &w->tables[offset >> q->cluster_bits];
+		bool is_first = *n_names & ACTIVE_TABLE;
+		*n_names &= ~ACTIVE_TABLE;
+		if (is_first && (w->refs[offset >> q->cluster_bits] == 1 || q->n_snapshots))
 			w->c->n_errors += check_l2_flags(w, offset, is_repairing) < 0;
 	}
 }
@@ -310,23 +350,30 @@ static int check(struct qcow2 *q, enum block_repair repair, struct block_check *
 	int rc = block_file_size(q->file, &file_bytes);
 	if (rc < 0)
 		return err_set_errno(e, -rc, "cannot find the size of '%s'", q->file->path);
-	struct walk w = { .q = q, .c = c, .n = qcow2_clusters_for(q, file_bytes), .is_active = true };
+	struct walk w = { .q = q, .c = c, .n = qcow2_clusters_for(q, file_bytes), .n_times = 1 };
 	if (w.n > MAX_CHECKED_CLUSTERS)
 		return err_set(e, EFBIG, "cannot check '%s': it has %llu clusters; at most %llu are supported", q->file->path,
 		               (unsigned long long)w.n, MAX_CHECKED_CLUSTERS);
 	w.refs = calloc((size_t)w.n + 1, sizeof *w.refs);
+	w.tables = calloc((size_t)w.n + 1, sizeof *w.tables);
 	w.table = malloc((size_t)q->cluster_bytes);
-	if (!w.refs || !w.table) {
+	if (!w.refs || !w.tables || !w.table) {
 		rc = err_set(e, ENOMEM, "no memory to check '%s'", q->file->path);
 		goto out;
 	}
 	c->n_clusters = qcow2_clusters_for(q, q->size_bytes);
-	walk_l1(&w, q->l1.entries, q->l1.n);
-	w.is_active = false;
+	walk_l1(&w, q->l1.entries, q->l1.n, true);
+	walk_snapshots(&w);
+	if (!w.is_too_large)
+		walk_bitmaps(&w);
+	if (w.is_too_large) {
+		rc = err_set(e, EFBIG, "cannot check '%s': its snapshots and bitmaps have more than %u entries", q->file->path,
+		             MAX_LISTED_ENTRIES);
+		goto out;
+	}
+	walk_l2_tables(&w);
 	mark(&w, 0, q->cluster_bytes);
 	mark(&w, q->l1.offset_bytes, q->l1.n * 8);
-	walk_snapshots(&w);
-	walk_bitmaps(&w);
 	bool is_repairing = repair == BLOCK_REPAIR_ALL;
 	/* Nothing is changed where not all could be seen. */
 	if (c->n_errors || c->n_corruptions)
@@ -347,21 +394,27 @@ static int check(struct qcow2 *q, enum block_repair repair, struct block_check *
 	}
 out:
 	free(w.refs);
+	free(w.tables);
 	free(w.table);
 	return rc;
+}
+
+/* What is to be checked is in the file, and its counts can be looked up. */
+static int make_ready(struct qcow2 *q, struct err *e)
+{
+	if (!q->refcounts.slots)
+		return qcow2_load_refcounts(q, e);
+	int rc = !q->image->limits.is_readonly && q->image->was_changed ? qcow2_close_clean(q) : 0;
+	return rc < 0 ? err_set_errno(e, -rc, "cannot write to '%s'", q->file->path) : 0;
 }
 
 int qcow2_check(struct block_image *i, enum block_repair repair, struct block_check *ret_c, struct err *e)
 {
 	struct qcow2 *q = qcow2_of(i);
 	struct block_check c = { 0 };
-	int rc = 0;
 	qcow2_turn_take(q);
-	if (!i->limits.is_readonly && i->was_changed)
-		rc = qcow2_close_clean(q);
-	if (rc < 0)
-		rc = err_set_errno(e, -rc, "cannot write to '%s'", q->file->path);
-	else
+	int rc = make_ready(q, e);
+	if (rc >= 0)
 		rc = check(q, repair, &c, e);
 	qcow2_turn_give(q);
 	if (rc >= 0)

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 /* qcow2: what was changed in memory goes to the file, in the order that a crash at any point leaves a sound image.
  *
- *   refcounts (and the refcount table after the blocks that it names) -- sync, which makes guest data durable as well --
+ *   refcounts (and the refcount table after the blocks that it names) -- sync, which makes guest data durable as well, and
+ *   so is not left out when no refcount changed --
  *   L2 tables, L1 table -- sync -- and only then the references that are gone are counted down.
  *
  * What may go wrong on the way leaves the change in memory, dirty, for the next commit; slices are clean only after the
@@ -61,7 +62,8 @@ int qcow2_write_features(struct qcow2 *q)
 
 bool qcow2_needs_commit(const struct qcow2 *q)
 {
-	return q->l2.n_dirty || is_dirty(&q->l1) || q->unlinked.n;
+	return q->l2.n_dirty || is_dirty(&q->l1) || q->unlinked.n ||
+	       (q->draining.n && block_epoch_is_over(q->image));
 }
 
 static bool is_lazy(const struct qcow2 *q)
@@ -69,11 +71,11 @@ static bool is_lazy(const struct qcow2 *q)
 	return q->version >= 3 && (q->compatible & QCOW2_COMPAT_LAZY_REFCOUNTS);
 }
 
-static int commit_refcounts(struct qcow2 *q, bool is_last)
+static int commit_refcounts(struct qcow2 *q, bool even_lazy)
 {
 	struct qcow2_table *t = &q->refcount_table;
 	int rc = 0;
-	if (is_lazy(q) && !is_last) {
+	if (is_lazy(q) && !even_lazy) {
 		/* Guest data before what refers to them, or a power cut leaves references beyond the end of the file. */
 		if (q->is_marked_dirty)
 			return block_file_sync(q->image, q->file);
@@ -89,7 +91,10 @@ static int commit_refcounts(struct qcow2 *q, bool is_last)
 		if (rc >= 0)
 			rc = qcow2_table_write(q, t, t->first_dirty, t->end_dirty);
 	}
-	if (rc >= 0 && (q->refcounts.n_dirty || is_dirty(t) || q->has_unsynced_refcounts))
+	/* What L2 tables are about to name may have been counted long ago: in a commit while its data were on their way, or
+	 * before they were zeroes. */
+	bool has_references = q->l2.n_dirty || is_dirty(&q->l1);
+	if (rc >= 0 && (q->refcounts.n_dirty || is_dirty(t) || q->has_unsynced_refcounts || has_references))
 		rc = block_file_sync(q->image, q->file);
 	if (rc < 0)
 		return rc;
@@ -117,15 +122,15 @@ static int commit_references(struct qcow2 *q)
 	return 0;
 }
 
-static int commit(struct qcow2 *q, bool is_last)
+static int commit(struct qcow2 *q, bool with_counts)
 {
 	block_lock(q->image);
 	(void)qcow2_free_now(q);
 	bool has_references = q->l2.n_dirty || is_dirty(&q->l1);
 	block_unlock(q->image);
 
-	int rc = has_references || is_last || qcow2_cache_is_full(&q->refcounts) || q->unlinked.n ?
-	         commit_refcounts(q, is_last) : 0;
+	int rc = has_references || with_counts || qcow2_cache_is_full(&q->refcounts) || q->unlinked.n ?
+	         commit_refcounts(q, with_counts) : 0;
 	if (rc >= 0)
 		rc = commit_references(q);
 	if (rc < 0)
@@ -146,6 +151,11 @@ static int commit(struct qcow2 *q, bool is_last)
 int qcow2_commit(struct qcow2 *q)
 {
 	return commit(q, false);
+}
+
+int qcow2_commit_counts(struct qcow2 *q)
+{
+	return commit(q, true);
 }
 
 int qcow2_close_clean(struct qcow2 *q)

@@ -11,7 +11,7 @@
 #include "base/cleanup.h"
 
 #include <errno.h>
-#include <fcntl.h>
+#include <stdio.h>
 #include <stdlib.h>
 
 #define V2_HEADER_BYTES 72u
@@ -19,7 +19,9 @@
 #define MIN_CLUSTER_BITS 9u
 #define MAX_CLUSTER_BITS 21u
 #define MAX_BACKING_NAME 1023u
-#define DIRECT_PAGE_BYTES 4096u
+/* Of the tree's memory, what is not for caches: so that chains of many images open, with tables and small caches. */
+#define TREE_RESERVE_BYTES (32u << 20)
+#define MIN_CACHE_SLICES 64u
 #define EXT_BACKING_FORMAT 0xe2792acau
 #define EXT_BITMAPS 0x23852875u
 #define EXT_CRYPTO 0x0537be77u
@@ -265,17 +267,28 @@ static int open_backing(struct qcow2 *q, const struct block_params *p, const str
 
 /* --- tables --- */
 
+static int charge(struct qcow2 *q, uint64_t n_bytes, struct err *e)
+{
+	struct err why = { 0 };
+	return block_charge(q->image, n_bytes, &why) < 0 ?
+	       err_set(e, EFBIG, "cannot open '%s': %s", q->file->path, why.text) : 0;
+}
+
 static int load_table(struct qcow2 *q, struct qcow2_table *t, uint64_t offset, uint64_t n, struct err *e)
 {
+	free(t->entries);
 	*t = (struct qcow2_table){ .offset_bytes = offset, .n = n };
 	/* What the file does not have is not allocated for: the bounds above are generous. */
 	uint64_t file_bytes;
 	if (block_file_size(q->file, &file_bytes) < 0 || offset + n * 8 > file_bytes)
 		return BAD("a table at 0x%llx goes beyond the end of the file", q->file->path, (unsigned long long)offset);
+	int rc = charge(q, n * 8, e);
+	if (rc < 0)
+		return rc;
 	t->entries = malloc((size_t)max_u64(n, 1) * 8);
 	if (!t->entries)
 		return err_set(e, ENOMEM, "no memory for '%s'", q->file->path);
-	int rc = block_file_read(q->image, q->file, t->entries, (size_t)n * 8, offset);
+	rc = block_file_read(q->image, q->file, t->entries, (size_t)n * 8, offset);
 	if (rc < 0)
 		return err_set_errno(e, -rc, "cannot read '%s'", q->file->path);
 	for (uint64_t k = 0; k < n; k++)
@@ -283,22 +296,45 @@ static int load_table(struct qcow2 *q, struct qcow2_table *t, uint64_t offset, u
 	return 0;
 }
 
-static int load_tables(struct qcow2 *q, const struct header *h, struct err *e)
+/* For so many tables, or refcount blocks, as memory goes: a quarter of what is left at most. */
+static int init_cache(struct qcow2 *q, struct qcow2_cache *c, uint64_t n_tables, unsigned n_max, struct err *e)
 {
-	int rc = load_table(q, &q->refcount_table, h->refcount_offset,
-	                    (uint64_t)h->n_refcount_clusters << (q->cluster_bits - 3), e);
+	uint32_t slice = (uint32_t)min_u64(q->cluster_bytes, QCOW2_SLICE_BYTES);
+	uint64_t each = slice + sizeof(struct qcow2_slice) + 4 * sizeof(void *);
+	uint64_t n_left = BLOCK_MAX_TREE_BYTES - atomic_load(&q->image->top->n_charged_bytes);
+	uint64_t n_spare = n_left > TREE_RESERVE_BYTES ? (n_left - TREE_RESERVE_BYTES) / 4 / each : 0;
+	n_max = (unsigned)min_u64(n_max, max_u64(n_spare, MIN_CACHE_SLICES));
+	unsigned n = (unsigned)min_u64(max_u64(n_tables * (q->cluster_bytes / slice), MIN_CACHE_SLICES), n_max);
+	int rc = charge(q, n * each, e);
+	if (rc >= 0 && qcow2_cache_init(c, slice, n) < 0)
+		rc = err_set(e, ENOMEM, "no memory for '%s'", q->file->path);
+	return rc;
+}
+
+int qcow2_load_refcounts(struct qcow2 *q, struct err *e)
+{
+	struct qcow2_table *t = &q->refcount_table;
+	int rc = load_table(q, t, t->offset_bytes, t->n, e);
+	return rc < 0 ? rc : init_cache(q, &q->refcounts, t->n, QCOW2_MAX_REFCOUNT_SLICES, e);
+}
+
+static int load_tables(struct qcow2 *q, const struct header *h, bool is_readonly, struct err *e)
+{
+	q->refcount_table = (struct qcow2_table){ .offset_bytes = h->refcount_offset,
+		                                  .n = (uint64_t)h->n_refcount_clusters << (q->cluster_bits - 3) };
+	int rc = is_readonly ? 0 : qcow2_load_refcounts(q, e);
 	if (rc >= 0)
 		rc = load_table(q, &q->l1, h->n_l1 ? h->l1_offset : q->cluster_bytes, h->n_l1, e);
+	if (rc >= 0)
+		rc = init_cache(q, &q->l2, q->l1.n, QCOW2_MAX_L2_SLICES, e);
 	if (rc < 0)
 		return rc;
-	uint32_t slice = (uint32_t)min_u64(q->cluster_bytes, QCOW2_SLICE_BYTES);
-	uint64_t n_l2 = q->l1.n * (q->cluster_bytes / slice), n_blocks = q->refcount_table.n * (q->cluster_bytes / slice);
-	q->unlinked.runs = calloc(QCOW2_MAX_FREE_RUNS, sizeof *q->unlinked.runs);
-	q->draining.runs = calloc(QCOW2_MAX_FREE_RUNS, sizeof *q->draining.runs);
-	if (!q->unlinked.runs || !q->draining.runs ||
-	    qcow2_cache_init(&q->l2, slice, n_l2, QCOW2_MAX_L2_SLICES) < 0 ||
-	    qcow2_cache_init(&q->refcounts, slice, n_blocks, QCOW2_MAX_REFCOUNT_SLICES) < 0)
-		return err_set(e, ENOMEM, "no memory for '%s'", q->file->path);
+	if (!is_readonly) {
+		q->unlinked.runs = calloc(QCOW2_MAX_FREE_RUNS, sizeof *q->unlinked.runs);
+		q->draining.runs = calloc(QCOW2_MAX_FREE_RUNS, sizeof *q->draining.runs);
+		if (!q->unlinked.runs || !q->draining.runs)
+			return err_set(e, ENOMEM, "no memory for '%s'", q->file->path);
+	}
 	uint64_t file_bytes;
 	rc = block_file_size(q->file, &file_bytes);
 	q->end_cluster = rc < 0 ? 0 : qcow2_clusters_for(q, file_bytes);
@@ -331,19 +367,17 @@ static int prepare_writing(struct qcow2 *q, struct err *e)
 	return rc < 0 ? err_set_errno(e, -rc, "cannot write to '%s'", path) : 0;
 }
 
-/* Within one page of the host's cache, direct writes of data and buffered ones of tables would be in each other's way: the
- * kernel then fails the next sync. */
+/* Within one page of the host's cache, direct writes of data would be in the way of buffered ones: of tables, and of what
+ * is copied into the rest of a cluster or subcluster while its neighbours are written. */
 static int leave_direct(struct qcow2 *q, struct err *e)
 {
-	struct block_file *f = q->file;
-	if (!f->is_direct || q->cluster_bytes >= DIRECT_PAGE_BYTES)
+	char why[64];
+	uint64_t unit_bytes = 1ull << q->unit_bits;
+	if (unit_bytes >= BLOCK_CACHE_PAGE_BYTES)
 		return 0;
-	if (fcntl(f->fd, F_SETFL, 0) < 0)
-		return err_set_errno(e, errno, "cannot set the mode of '%s'", f->path);
-	f->is_direct = false;
-	log_warn(&q->image->log, "'%s' has clusters of %llu bytes, too small for direct I/O: it is not used", f->path,
-	         (unsigned long long)q->cluster_bytes);
-	return 0;
+	(void)snprintf(why, sizeof why, "its %s of %u bytes are too small", q->has_extl2 ? "subclusters" : "clusters",
+	               (unsigned)unit_bytes);
+	return block_leave_direct(q->image, q->file, why, e);
 }
 
 static void set_limits(struct qcow2 *q, const struct block_params *p)
@@ -375,7 +409,7 @@ int qcow2_open(struct block_image *i, const struct block_params *p, struct err *
 	if (rc >= 0)
 		rc = parse_first_cluster(q, h, e);
 	if (rc >= 0)
-		rc = load_tables(q, h, e);
+		rc = load_tables(q, h, p->is_readonly, e);
 	if (rc >= 0)
 		rc = open_backing(q, p, h, e);
 	if (rc < 0)

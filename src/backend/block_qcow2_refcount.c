@@ -14,9 +14,13 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <stdlib.h>
+#include <time.h>
 
-/* A loop looks at so many clusters; a worker goes on, and lets others have the lock in between. */
-#define LOOP_SCAN_CLUSTERS 8192u
+/* A search goes on in steps: all clusters of a slice that are counted, or a single one. A loop makes so many; a worker goes
+ * on, and lets others have the lock in between; and an image may have been made for searches without end. */
+#define SCAN_STEPS 512u
+#define MAX_SCAN_STEPS (1u << 21)
+#define SCAN_PAUSE_NS 50000
 /* Counted behind the end of the file: what a crash left. More is no accident, and would be searched for ever. */
 #define MAX_BEHIND_END (1u << 20)
 
@@ -81,6 +85,30 @@ int qcow2_refcount_get(struct qcow2 *q, uint64_t cluster, bool can_block, uint64
 	int rc = slice_of(q, cluster, can_block, &s, &k);
 	if (rc >= 0)
 		*ret_count = s ? count_in(q, s->bytes, k) : 0;
+	return rc;
+}
+
+/* How many clusters from this one on are counted, as far as one slice tells; 0 also where there is no block. */
+static int count_used(struct qcow2 *q, uint64_t cluster, bool can_block, uint64_t *ret_n)
+{
+	const unsigned bits = 1u << q->refcount_order, per_word = 64 / bits;
+	const uint64_t per_slice = (uint64_t)q->refcounts.slice_bytes * 8 / bits, ones = UINT64_MAX / qcow2_refcount_max(q);
+	struct qcow2_slice *s;
+	uint64_t first = 0, k;
+	int rc = slice_of(q, cluster, can_block, &s, &first);
+	for (k = first; rc >= 0 && s && k < per_slice;) {
+		uint64_t word = 0;
+		if (k % per_word == 0)
+			memcpy(&word, s->bytes + k * bits / 8, 8);
+		/* No count of the word is 0: that could only be seen as a borrow. */
+		if (k % per_word == 0 && !((word - ones) & ~word & ones << (bits - 1)))
+			k += per_word;
+		else if (count_in(q, s->bytes, k))
+			k++;
+		else
+			break;
+	}
+	*ret_n = k - first;
 	return rc;
 }
 
@@ -223,38 +251,40 @@ out:
 	return rc;
 }
 
-/* At every step of a search. */
-static int scan_on(struct qcow2 *q, uint64_t cluster, uint64_t n_seen)
+/* At every step of a search: how many clusters from this one on are counted. */
+static int scan_on(struct qcow2 *q, uint64_t cluster, bool can_block, unsigned *n_steps, uint64_t *ret_n_used)
 {
-	if (cluster >= QCOW2_MAX_OFFSET >> q->cluster_bits)
+	static const struct timespec pause = { .tv_nsec = SCAN_PAUSE_NS };
+	if (cluster >= QCOW2_MAX_OFFSET >> q->cluster_bits || *n_steps >= MAX_SCAN_STEPS)
 		return -EFBIG;
 	if (cluster > q->end_cluster + MAX_BEHIND_END)
 		return qcow2_corrupt(q, "refcounts far behind the end", cluster << q->cluster_bits);
-	if (n_seen % LOOP_SCAN_CLUSTERS == 0) {
+	if (++*n_steps % SCAN_STEPS == 0) {
+		if (!can_block)
+			return -EAGAIN;
+		/* Who waits for the lock gets it only from one that stays away for a while. */
 		block_unlock(q->image);
+		(void)nanosleep(&pause, NULL);
 		block_lock(q->image);
 	}
-	return 0;
+	return count_used(q, cluster, can_block, ret_n_used);
 }
 
 /* The first cluster that nobody counts, whether there is a block for it or not. */
 static int find_uncounted(struct qcow2 *q, uint64_t *ret_cluster)
 {
-	uint64_t n_seen = 0;
-	for (uint64_t c = q->free_hint;; c++) {
-		uint64_t count = 0;
-		int rc = scan_on(q, c, ++n_seen);
-		if (rc >= 0)
-			rc = qcow2_refcount_get(q, c, true, &count);
+	unsigned n_steps = 0;
+	uint64_t c = q->free_hint, n_used = 1;
+	while (n_used) {
+		int rc = scan_on(q, c, true, &n_steps, &n_used);
 		if (rc < 0)
 			return rc;
-		if (!count && qcow2_is_in_tables(q, c << q->cluster_bits, q->cluster_bytes))
-			return qcow2_corrupt(q, "tables that are not counted", c << q->cluster_bits);
-		if (!count) {
-			*ret_cluster = c;
-			return 0;
-		}
+		c += n_used;
 	}
+	if (qcow2_is_in_tables(q, c << q->cluster_bits, q->cluster_bytes))
+		return qcow2_corrupt(q, "tables that are not counted", c << q->cluster_bits);
+	*ret_cluster = c;
+	return 0;
 }
 
 /* A refcount block at a free cluster: for itself when nobody else counts it, else for those of table_index. */
@@ -275,6 +305,7 @@ static int make_block(struct qcow2 *q, uint64_t place, uint64_t table_index)
 		rc = qcow2_refcount_set(q, place, 1, true);
 	if (rc < 0)
 		return rc;
+	qcow2_cache_drop(&q->refcounts, place << q->cluster_bits, q->cluster_bytes);
 	q->refcount_table.entries[table_index] = place << q->cluster_bits;
 	qcow2_table_dirty(&q->refcount_table, table_index);
 	q->end_cluster = max_u64(q->end_cluster, place + 1);
@@ -302,17 +333,14 @@ int qcow2_refcount_block_for(struct qcow2 *q, uint64_t cluster)
 
 static int find_free(struct qcow2 *q, uint64_t n_min, uint64_t n_max, bool can_block, struct qcow2_range *ret_run)
 {
-	uint64_t c = q->free_hint, n_seen = 0;
+	uint64_t c = q->free_hint;
+	unsigned n_steps = 0;
 	bool is_all_used = true; /* so far: the hint may move on */
 	struct qcow2_range run = { 0 };
 	while (run.n < n_max) {
-		uint64_t count = 0, t = c >> q->block_bits;
-		if (!can_block && n_seen >= LOOP_SCAN_CLUSTERS - 1)
-			return -EAGAIN;
-		int rc = scan_on(q, c, ++n_seen);
-		if (rc >= 0)
-			rc = qcow2_refcount_get(q, c, can_block, &count);
-		if (rc >= 0 && !count && (t >= q->refcount_table.n || !q->refcount_table.entries[t])) {
+		uint64_t n_used = 0, t = c >> q->block_bits;
+		int rc = scan_on(q, c, can_block, &n_steps, &n_used);
+		if (rc >= 0 && !n_used && (t >= q->refcount_table.n || !q->refcount_table.entries[t])) {
 			if (run.n >= n_min)
 				break;
 			rc = can_block ? qcow2_refcount_block_for(q, c) : -EAGAIN;
@@ -328,16 +356,16 @@ static int find_free(struct qcow2 *q, uint64_t n_min, uint64_t n_max, bool can_b
 			break;
 		if (rc < 0)
 			return rc;
-		if (count && run.n >= n_min)
+		if (n_used && run.n >= n_min)
 			break;
-		if (count) {
+		if (n_used) {
 			run.n = 0;
-			q->free_hint = is_all_used ? c + 1 : q->free_hint;
+			q->free_hint = is_all_used ? c + n_used : q->free_hint;
 		} else {
 			run.first = run.n++ ? run.first : c;
 			is_all_used = false;
 		}
-		c++;
+		c += max_u64(n_used, 1);
 	}
 	*ret_run = run;
 	return 0;
@@ -409,8 +437,11 @@ static int free_run(struct qcow2 *q, const struct qcow2_free_run *run)
 {
 	uint64_t n_free = 0; /* of those before c */
 	for (uint64_t c = run->first; c < run->first + run->n; c++) {
-		uint64_t count;
-		int rc = qcow2_refcount_get(q, c, true, &count);
+		uint64_t count = 0;
+		/* What named it was not a guest's to free. */
+		int rc = qcow2_is_in_tables(q, c << q->cluster_bits, q->cluster_bytes) ?
+		         qcow2_corrupt(q, "a guest cluster among the tables", c << q->cluster_bits) :
+		         qcow2_refcount_get(q, c, true, &count);
 		if (rc >= 0 && !count)
 			rc = qcow2_corrupt(q, "a cluster that is in use and not counted", c << q->cluster_bits);
 		if (rc >= 0)

@@ -3,8 +3,15 @@
  * the header says so, and a longer L1 table takes the place of the old one, in one write of the header each. */
 #include "backend/block_qcow2.h"
 
+#include "base/clock.h"
+
 #include <errno.h>
 #include <stdlib.h>
+#include <time.h>
+
+/* For those whose I/O is under way where something was given up. */
+#define MAX_WAIT_NS NS_PER_S
+#define WAIT_NS (10 * NS_PER_MS)
 
 /* Locked, turn. */
 static int grow_l1(struct qcow2 *q, uint64_t n_entries)
@@ -27,7 +34,7 @@ static int grow_l1(struct qcow2 *q, uint64_t n_entries)
 
 	rc = qcow2_table_write(q, &t, 0, t.n);
 	if (rc >= 0)
-		rc = qcow2_commit(q); /* the table is counted before the header names it */
+		rc = qcow2_commit_counts(q); /* the table is counted before the header names it */
 	if (rc >= 0)
 		rc = block_file_sync(q->image, q->file);
 	qcow2_store32(header, (uint32_t)n_entries);
@@ -51,6 +58,26 @@ static int grow_l1(struct qcow2 *q, uint64_t n_entries)
 	return 0;
 }
 
+/* Commits until much more can be given up. What somebody may still be moving bytes in is not waited for without end: the
+ * turn is ours meanwhile. Locked, turn. */
+static int make_room(struct qcow2 *q)
+{
+	const struct timespec pause = { .tv_nsec = WAIT_NS };
+	uint64_t end = clock_now_ns() + MAX_WAIT_NS;
+	for (;;) {
+		block_unlock(q->image);
+		int rc = qcow2_commit(q);
+		block_lock(q->image);
+		if (rc < 0 || qcow2_free_has_room(q, QCOW2_MAX_FREE_RUNS / 2))
+			return rc;
+		if (clock_now_ns() >= end)
+			return -EBUSY;
+		block_unlock(q->image);
+		(void)nanosleep(&pause, NULL);
+		block_lock(q->image);
+	}
+}
+
 /* What is behind the old end reads as zeroes, even where the backing file is longer. Locked, turn. */
 static int hide_backing(struct qcow2 *q, uint64_t from, uint64_t to)
 {
@@ -59,18 +86,13 @@ static int hide_backing(struct qcow2 *q, uint64_t from, uint64_t to)
 	struct qcow2_range range = { .first = qcow2_clusters_for(q, from) };
 	uint64_t end = to > from ? qcow2_clusters_for(q, to) : range.first;
 	while (range.first < end) {
+		bool is_short = qcow2_cache_is_full(&q->l2) || !qcow2_free_has_room(q, QCOW2_MAX_FREE_RUNS / 2);
+		int rc = is_short ? make_room(q) : 0;
 		range.n = end - range.first;
-		int64_t n = qcow2_zero(q, &range, false, true, true);
-		if (n == -EAGAIN || qcow2_cache_is_full(&q->l2) || !qcow2_free_has_room(q, 2048)) {
-			block_unlock(q->image);
-			int rc = qcow2_commit(q);
-			block_lock(q->image);
-			if (rc < 0)
-				return rc;
-		}
-		if (n < 0 && n != -EAGAIN)
+		int64_t n = rc < 0 ? rc : qcow2_zero(q, &range, false, true, true);
+		if (n < 0)
 			return (int)n;
-		range.first += n > 0 ? (uint64_t)n : 0;
+		range.first += (uint64_t)n;
 	}
 	return 0;
 }

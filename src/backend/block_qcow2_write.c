@@ -37,6 +37,8 @@ int qcow2_l2_make(struct qcow2 *q, uint64_t l1_index)
 		rc = rc < 0 ? rc : -EIO;
 		goto out;
 	}
+	/* Who was late may have read it as the table that it once was. */
+	qcow2_cache_drop(&q->l2, cluster << q->cluster_bits, q->cluster_bytes);
 	q->l1.entries[l1_index] = cluster << q->cluster_bits | QCOW2_OFLAG_COPIED;
 	qcow2_table_dirty(&q->l1, l1_index);
 	if (old) {
@@ -155,9 +157,9 @@ int qcow2_allocate(struct qcow2 *q, struct qcow2_write *w, uint64_t offset_bytes
 	struct qcow2_entry entries[2]; /* of the first and the last cluster */
 	entries[0] = qcow2_entry_get(q, s, index);
 	if (has_place(q, entries[0])) {
-		if (qcow2_is_in_tables(q, entries[0].descriptor & QCOW2_OFFSET_MASK, q->cluster_bytes))
-			return qcow2_corrupt(q, "a guest cluster among the tables", entries[0].descriptor);
 		plan_reuse(q, w, s, index, n_max);
+		if (qcow2_is_in_tables(q, w->host, max_u64(w->range.n, 1) << q->cluster_bits))
+			return qcow2_corrupt(q, "a guest cluster among the tables", w->host);
 		w->phase = QCOW2_PHASE_COPY;
 	} else {
 		w->range.n = n_placeless(q, s, index, n_max);
@@ -305,7 +307,8 @@ int64_t qcow2_zero(struct qcow2 *q, const struct qcow2_range *range, bool is_dis
 		return rc;
 	if (!s && (is_discard || !q->image->backing)) {
 		uint64_t l1_index = range->first >> q->l2_bits, n_tables = 1;
-		while (l1_index + n_tables < q->l1.n && !(q->l1.entries[l1_index + n_tables] & QCOW2_OFFSET_MASK))
+		while ((n_tables << q->l2_bits) - in_table < range->n && l1_index + n_tables < q->l1.n &&
+		       !(q->l1.entries[l1_index + n_tables] & QCOW2_OFFSET_MASK))
 			n_tables++;
 		return (int64_t)min_u64(range->n, (n_tables << q->l2_bits) - in_table);
 	}

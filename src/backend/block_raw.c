@@ -3,7 +3,8 @@
  *
  * Theory of operation. Moving bytes is block_transfer.c's. Nothing moved at all is an error (the end of a file that
  * somebody made shorter), so a request always ends. When nobody said that the image is raw, its first sector is written
- * apart from the rest, by a call, which refuses what block_probe() would take for another format.
+ * apart from the rest, by a call, which refuses what would be taken for another format the next time: a header may name
+ * files of the host. More is refused than block_probe() knows, because the next to open the disk may be QEMU.
  *
  * Zeroes are written by the cheapest way that the host has: a hole, a zeroed range, plain writes of a page of zeroes.
  * What turns out not to be supported is remembered in the image. Discarding is advice: where it is not supported it
@@ -14,6 +15,8 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/fs.h>
+#include <string.h>
+#include <strings.h>
 #include <unistd.h>
 
 #define SECTOR_BYTES 512u
@@ -21,7 +24,53 @@
 
 enum zero_method { ZERO_BY_HOLE, ZERO_BY_RANGE, ZERO_BY_WRITES };
 
-/* --- reads and writes --- */
+/* --- the first sector --- */
+
+/* VMDK's descriptor as QEMU recognizes it, and a little more: comments and blank lines, then the version. Ours begins
+ * with a certain comment, whatever follows. */
+static bool is_vmdk_text(const uint8_t *sector)
+{
+	const char *at = (const char *)sector, *end = at + SECTOR_BYTES;
+	static const char title[] = "# Disk DescriptorFile", version[] = "version=";
+	if (strncasecmp(at, title, sizeof title - 1) == 0)
+		return true;
+	while (at < end) {
+		const char *newline = memchr(at, '\n', (size_t)(end - at));
+		const char *stop = newline ? newline : end, *text = at;
+		while (text < stop && (*text == ' ' || *text == '\t' || *text == '\r'))
+			text++;
+		if (text < stop && *text != '#')
+			return (size_t)(stop - text) >= sizeof version - 1 &&
+			       strncasecmp(text, version, sizeof version - 1) == 0;
+		if (!newline)
+			return false;
+		at = newline + 1;
+	}
+	return false;
+}
+
+/* By what QEMU, 7 to 10, finds images; whatever version they claim to be. */
+static bool looks_like_an_image(const uint8_t *sector)
+{
+	static const struct {
+		uint16_t at, n;
+		const char *bytes;
+	} signs[] = {
+		{ 0, 4, "QFI\xfb" },                  /* qcow, and qcow2 */
+		{ 0, 4, "QED\0" },
+		{ 0, 16, "WithoutFreeSpace" },        /* Parallels */
+		{ 0, 16, "WithouFreSpacExt" },
+		{ 64, 4, "\x7f\x10\xda\xbe" },       /* VDI */
+		{ 0, 22, "Bochs Virtual HD Image" },
+		{ 0, 22, "#!/bin/sh\n#V2.0 Format" }, /* cloop */
+		{ 0, 8, "LUKS\xba\xbe\0\1" },        /* but not version 2: QEMU leaves that to the guest */
+	};
+	for (size_t k = 0; k < ARRAY_LEN(signs); k++) {
+		if (memcmp(sector + signs[k].at, signs[k].bytes, signs[k].n) == 0)
+			return true;
+	}
+	return block_probe(sector, SECTOR_BYTES) != BLOCK_TYPE_RAW || is_vmdk_text(sector);
+}
 
 /* On a worker. The guest may change its buffer at any time: what is judged is the copy, and the copy is written. */
 static long write_first_sector(struct block_request *r)
@@ -29,7 +78,7 @@ static long write_first_sector(struct block_request *r)
 	struct block_image *i = r->lane->image;
 	_Alignas(MAX_ALIGN) uint8_t sector[SECTOR_BYTES];
 	block_transfer_peek(r, sector, sizeof sector);
-	if (block_probe(sector, sizeof sector) != BLOCK_TYPE_RAW) {
+	if (looks_like_an_image(sector)) {
 		if (!atomic_exchange(&i->has_said_refused, true))
 			log_warn(&i->log, "a write was refused that would make the raw image look like one of another "
 			                  "format; image_type=raw allows it");
@@ -45,6 +94,8 @@ static long write_first_sector(struct block_request *r)
 	long rc = block_step_run(i, &s);
 	return rc < 0 || rc == (long)SECTOR_BYTES ? rc : -EIO;
 }
+
+/* --- reads and writes --- */
 
 static enum block_next prepare_transfer(struct block_lane *lane, struct block_request *r)
 {

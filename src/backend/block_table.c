@@ -17,20 +17,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-int block_zero(const struct block_image *i, const struct block_file *f, uint64_t offset_bytes, uint64_t n_bytes)
-{
-	static const uint8_t zeroes[4096];
-	while (n_bytes) {
-		size_t n = (size_t)min_u64(n_bytes, sizeof zeroes);
-		int rc = block_file_write(i, f, zeroes, n, offset_bytes);
-		if (rc < 0)
-			return rc;
-		offset_bytes += n;
-		n_bytes -= n;
-	}
-	return 0;
-}
-
 /* --- tables --- */
 
 int block_table_init(struct block_table *t, struct err *e)
@@ -42,6 +28,11 @@ int block_table_init(struct block_table *t, struct err *e)
 		               (unsigned long long)t->n_blocks, t->block_bytes);
 	t->n_entries = (uint32_t)n_entries;
 	t->n_pages = (uint32_t)((n_entries + BLOCK_TABLE_PAGE_ENTRIES - 1) / BLOCK_TABLE_PAGE_ENTRIES);
+	/* All that it can come to, though pages are loaded as they are needed. */
+	int rc = block_charge(t->disk->image, t->n_pages * (sizeof(struct block_table_page) + sizeof *t->pages) +
+	                      (t->ops->examine ? n_entries / 8 : 0), e);
+	if (rc < 0)
+		return rc;
 	t->pages = calloc(t->n_pages ? t->n_pages : 1, sizeof *t->pages);
 	if (t->ops->examine)
 		t->whole = calloc(n_entries / 8 + 1, 1);

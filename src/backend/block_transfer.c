@@ -21,8 +21,6 @@
 
 /* A signal or a shortage repeats a step; this many times in a row without progress is an error like any other. */
 #define MAX_RETRIES 1000
-/* A compressed cluster, unpacked on a worker thread. */
-#define MAX_PACKED_BYTES (2u * 1024 * 1024)
 
 /* --- buffers --- */
 
@@ -140,9 +138,28 @@ bool block_should_retry(struct block_request *r, long result)
 	return true;
 }
 
+enum block_next block_transfer_prepare_buffered(struct block_request *r, const struct block_file *f,
+                                                uint64_t offset_bytes, uint64_t n_bytes)
+{
+	block_transfer_cancel(r);
+	assert(n_bytes && n_bytes <= r->n_bytes - r->n_done_bytes);
+	assert(!f->is_direct || f->buffered_fd >= 0);
+	r->step = (struct block_step){
+		.op = r->op == BLOCK_READ ? BLOCK_STEP_READ : BLOCK_STEP_WRITE,
+		.file = f,
+		.is_buffered = f->is_direct,
+		.offset_bytes = offset_bytes,
+	};
+	cut_iov(r, n_bytes);
+	return BLOCK_NEXT_STEP;
+}
+
 enum block_next block_transfer_prepare(struct block_lane *lane, struct block_request *r, const struct block_file *f,
                                        uint64_t offset_bytes, uint64_t n_bytes)
 {
+	/* Where there is no second descriptor, every multiple of 512 is aligned. */
+	if (!f->is_direct || ((offset_bytes | n_bytes) & (f->offset_align - 1)))
+		return block_transfer_prepare_buffered(r, f, offset_bytes, n_bytes);
 	block_transfer_cancel(r);
 	assert(n_bytes && n_bytes <= r->n_bytes - r->n_done_bytes);
 	r->step = (struct block_step){
@@ -151,19 +168,12 @@ enum block_next block_transfer_prepare(struct block_lane *lane, struct block_req
 		.offset_bytes = offset_bytes,
 	};
 	cut_iov(r, n_bytes);
-	if (!f->is_direct)
-		return BLOCK_NEXT_STEP;
-	if ((offset_bytes | n_bytes) & (f->offset_align - 1)) {
-		assert(f->buffered_fd >= 0); /* or every multiple of 512 is aligned */
-		r->step.is_buffered = true;
-		return BLOCK_NEXT_STEP;
-	}
 	if (has_aligned_buffers(f, &r->step))
 		return BLOCK_NEXT_STEP;
 
 	block_transfer_cancel(r);
-	if (!r->bounce)
-		r->bounce = block_lane_take_bounce(lane);
+	assert(!r->bounce); /* the lane took the last step's back */
+	r->bounce = block_lane_take_bounce(lane);
 	if (!r->bounce)
 		return BLOCK_NEXT_WAIT;
 	size_t n = (size_t)min_u64(n_bytes, BLOCK_BOUNCE_BYTES);
@@ -283,7 +293,7 @@ static long read_call(struct block_request *r)
 	int rc = block_map(i, offset, r->n_bytes - r->n_done_bytes, true, &x);
 	if (rc < 0 || x.kind != BLOCK_EXTENT_PACKED)
 		return rc; /* the loop asks the map again */
-	if (x.n_bytes > MAX_PACKED_BYTES)
+	if (x.n_bytes > BLOCK_MAX_PACKED_BYTES)
 		return -EIO;
 	uint8_t *bytes = malloc((size_t)x.n_bytes);
 	if (!bytes)

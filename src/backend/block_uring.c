@@ -188,8 +188,12 @@ unsigned block_uring_reap(struct block_lane *lane)
 		assert(n <= u->n_in_kernel);
 		u->n_in_kernel -= n;
 		n_done += n;
-		for (unsigned i = 0; i < n; i++)
-			block_lane_step_done(lane, requests[i], results[i]);
+		for (unsigned i = 0; i < n; i++) {
+			const struct block_step *s = &requests[i]->step;
+			bool is_sync = s->op == BLOCK_STEP_SYNC;
+			block_lane_step_done(lane, requests[i],
+			                     is_sync ? block_file_synced(lane->image, s->file, results[i]) : results[i]);
+		}
 	}
 	return n_done;
 }

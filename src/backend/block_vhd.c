@@ -5,8 +5,11 @@
  * block allocation table (BAT), blocks, and the footer at the end. A block is a bitmap of the sectors that were ever
  * written, filled up to whole sectors, and the data. Numbers are big-endian.
  *
- * Sectors whose bit is not set read as zeroes. The blocks that we add are written whole, every bit set, so that nothing
- * is to be kept up to date later; one that another program left half written is made whole by the first write to it.
+ * Sectors whose bit is not set read as zeroes (docs/decisions/0009). The blocks that we add are written whole, every bit
+ * set, so that nothing is to be kept up to date later; one that another program left half written is made whole by the
+ * first write to it. The bitmaps are why a dynamic disk is not written by direct I/O: in front of the data of a block, and
+ * behind that of the one before, they share pages of the host's cache with both.
+ *
  * A new block takes the place of the footer: the footer is written behind the block before the block's bitmap
  * overwrites the old one. When the host dies in between, the copy in front is what the next open reads. */
 #include "backend/block_disk.h"
@@ -22,6 +25,8 @@
 #define VHD_VERSION_MAJOR 1u
 #define VHD_UNUSED_ENTRY 0xffffffffu
 #define VHD_NO_DATA_OFFSET 0xffffffffffffffffull
+/* The largest geometry, in sectors. */
+#define VHD_MAX_GEOMETRY (65535ull * 16 * 255)
 /* The largest disk that the BAT's 32-bit sector numbers allow for: 2040 GiB. */
 #define VHD_MAX_BYTES (2040ull << 30)
 #define VHD_MIN_BLOCK_BYTES (64u * 1024)
@@ -32,7 +37,8 @@ enum { VHD_TYPE_FIXED = 2, VHD_TYPE_DYNAMIC = 3, VHD_TYPE_DIFFERENCING = 4 };
 
 /* Where fields are. */
 enum {
-	FOOTER_VERSION = 12, FOOTER_DATA_OFFSET = 16, FOOTER_CURRENT_SIZE = 48, FOOTER_TYPE = 60, FOOTER_CHECKSUM = 64,
+	FOOTER_VERSION = 12, FOOTER_DATA_OFFSET = 16, FOOTER_CREATOR = 28, FOOTER_CURRENT_SIZE = 48, FOOTER_CYLINDERS = 56,
+	FOOTER_HEADS = 58, FOOTER_SECTORS = 59, FOOTER_TYPE = 60, FOOTER_CHECKSUM = 64,
 	HEADER_TABLE_OFFSET = 16, HEADER_VERSION = 24, HEADER_N_ENTRIES = 28, HEADER_BLOCK_BYTES = 32,
 	HEADER_CHECKSUM = 36,
 };
@@ -211,7 +217,8 @@ static int vhd_make_whole(struct block_table *t, uint32_t entry)
 		for (n = 1; k + n < n_sectors && has_sector(bitmap, k + n) == is_written;)
 			n++;
 		if (!is_written)
-			rc = block_zero(v->disk.image, v->file, data + (uint64_t)k * SECTOR_BYTES, (uint64_t)n * SECTOR_BYTES);
+			rc = block_file_zero(v->disk.image, v->file, data + (uint64_t)k * SECTOR_BYTES,
+			                     (uint64_t)n * SECTOR_BYTES, true);
 	}
 	if (rc < 0 || is_whole)
 		return rc;
@@ -261,11 +268,22 @@ static int find_footer(struct vhd *v, struct err *e)
 	return 0;
 }
 
+/* Virtual PC means its geometry and tells a size that is a little larger; so does QEMU where it was not asked to be
+ * exact. All others mean the size, as QEMU 10 reads them; so do those two when the geometry is the largest there is. */
+static uint64_t disk_bytes(const uint8_t *f)
+{
+	uint64_t n_cylinders = (uint64_t)f[FOOTER_CYLINDERS] << 8 | f[FOOTER_CYLINDERS + 1];
+	uint64_t n_sectors = n_cylinders * f[FOOTER_HEADS] * f[FOOTER_SECTORS];
+	bool means_geometry = memcmp(f + FOOTER_CREATOR, "vpc ", 4) == 0 || memcmp(f + FOOTER_CREATOR, "qemu", 4) == 0;
+	return means_geometry && n_sectors != VHD_MAX_GEOMETRY ? n_sectors * SECTOR_BYTES :
+	                                                         get_be64(f + FOOTER_CURRENT_SIZE);
+}
+
 static int check_footer(struct vhd *v, struct err *e)
 {
 	const uint8_t *f = v->footer;
 	uint32_t type = get_be32(f + FOOTER_TYPE);
-	uint64_t n_bytes = get_be64(f + FOOTER_CURRENT_SIZE);
+	uint64_t n_bytes = disk_bytes(f);
 
 	if (get_be32(f + FOOTER_VERSION) >> 16 != VHD_VERSION_MAJOR)
 		return err_set(e, EINVAL, "its VHD version is 0x%08x, which is not known", get_be32(f + FOOTER_VERSION));
@@ -349,7 +367,11 @@ static int open_vhd(struct vhd *v, struct err *e)
 		return rc;
 	if (v->file->is_device)
 		return err_set(e, ENOTSUP, "not supported yet: a dynamic VHD on a block device, which cannot grow");
-	return open_dynamic(v, e);
+	rc = open_dynamic(v, e);
+	if (rc >= 0 && !v->file->is_readonly)
+		rc = block_leave_direct(v->disk.image, v->file,
+		                        "the blocks of a dynamic VHD share pages of the host's cache with their bitmaps", e);
+	return rc;
 }
 
 static int vhd_open(struct block_image *i, const struct block_params *p, struct err *e)

@@ -78,7 +78,7 @@ static int vhdx_load(struct block_table *t, uint32_t index, uint32_t *entries)
 		bool is_bitmap = number % (t->gap_after + 1ull) == t->gap_after;
 		uint32_t state = entry & 7;
 		entries[k] = BLOCK_ENTRY_ABSENT;
-		if (is_bitmap || state <= PAYLOAD_BLOCK_UNMAPPED)
+		if (is_bitmap || state <= PAYLOAD_BLOCK_UNMAPPED || state == PAYLOAD_BLOCK_UNMAPPED_OLD)
 			continue;
 		bool is_present = state == PAYLOAD_BLOCK_FULLY_PRESENT && is_block_at(v, entry >> 20);
 		entries[k] = is_present ? (uint32_t)(entry >> 20) : BLOCK_ENTRY_DAMAGED;

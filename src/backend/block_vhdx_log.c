@@ -30,6 +30,9 @@
 #define DATA_BYTES 4084u /* of a data sector's 4096 */
 /* As many as one sector has room for beside the entry's header. */
 #define MAX_LOGGED_PAGES ((VHDX_SECTOR_BYTES - ENTRY_HEADER_BYTES) / DESCRIPTOR_BYTES)
+/* What descriptors of zeroes may be about, all together: BAT and metadata, in the logs of those who write any. Few bytes
+ * of a log may ask for as much as the file is long, again and again. */
+#define MAX_ZEROED_BYTES (1ull << 30)
 /* A log in which every sector claims to begin an entry as long as the log would cost the square of its length. */
 #define MAX_HASHED_BYTES(log_bytes) (4 * (log_bytes) + (64ull << 20))
 
@@ -159,6 +162,7 @@ struct ring {
 	uint8_t *bytes;   /* the log, twice: an entry that wraps around is in one piece */
 	uint64_t n_bytes; /* once */
 	uint64_t n_hashed_bytes, n_hashed_max_bytes;
+	uint64_t n_zeroed_bytes; /* by the entries that were checked */
 };
 
 struct sequence {
@@ -277,19 +281,23 @@ static bool is_target(const struct vhdx *v, uint64_t offset, uint64_t n, uint64_
 	       !block_ranges_meet(offset, n, v->log.offset_bytes, v->log.n_bytes);
 }
 
+/* What is behind the end of the file is zeroes, or will be. */
+static uint64_t n_in_file(const struct vhdx *v, uint64_t offset, uint64_t n)
+{
+	return offset < v->end_bytes ? min_u64(n, v->end_bytes - offset) : 0;
+}
+
+/* As holes: what a hostile log asks for must not fill the host's disk. */
 static int write_zeroes(struct vhdx *v, uint64_t offset, uint64_t n)
 {
-	/* What is behind the end of the file is zeroes, or will be. */
-	if (offset >= v->end_bytes)
+	n = n_in_file(v, offset, n);
+	if (!n || fallocate(v->file->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)offset, (off_t)n) == 0)
 		return 0;
-	n = min_u64(n, v->end_bytes - offset);
-	if (fallocate(v->file->fd, FALLOC_FL_ZERO_RANGE | FALLOC_FL_KEEP_SIZE, (off_t)offset, (off_t)n) == 0)
-		return 0;
-	return block_zero(v->disk.image, v->file, offset, n);
+	return block_file_zero(v->disk.image, v->file, offset, n, true);
 }
 
 /* With `is_dry`, only checks that it could be carried out. */
-static int apply_entry(struct vhdx *v, const uint8_t *p, uint64_t last, bool is_dry, struct err *e)
+static int apply_entry(struct vhdx *v, struct ring *g, const uint8_t *p, uint64_t last, bool is_dry, struct err *e)
 {
 	uint32_t n_descriptors = get_le32(p + ENTRY_N_DESCRIPTORS);
 	const uint8_t *sector = p + n_header_sectors(n_descriptors) * VHDX_SECTOR_BYTES;
@@ -301,6 +309,12 @@ static int apply_entry(struct vhdx *v, const uint8_t *p, uint64_t last, bool is_
 		if (!is_target(v, offset, n, last))
 			return err_set(e, EINVAL, "its VHDX log writes to where it must not (%llu bytes at %llu)",
 			               (unsigned long long)n, (unsigned long long)offset);
+		if (is_dry && !is_data) {
+			g->n_zeroed_bytes += n_in_file(v, offset, n); /* no overflow: it stops at the bound */
+			if (g->n_zeroed_bytes > MAX_ZEROED_BYTES)
+				return err_set(e, EFBIG, "its VHDX log is made to be expensive: it zeroes more than %llu MiB",
+				               MAX_ZEROED_BYTES >> 20);
+		}
 		int rc = 0;
 		if (is_data && !is_dry) {
 			uint8_t bytes[VHDX_SECTOR_BYTES];
@@ -318,12 +332,12 @@ static int apply_entry(struct vhdx *v, const uint8_t *p, uint64_t last, bool is_
 	return 0;
 }
 
-static int apply_sequence(struct vhdx *v, const struct ring *g, const struct sequence *s, bool is_dry, struct err *e)
+static int apply_sequence(struct vhdx *v, struct ring *g, const struct sequence *s, bool is_dry, struct err *e)
 {
 	const uint8_t *head = g->bytes + s->head_bytes;
 	uint64_t last = max_u64(v->end_bytes, get_le64(head + ENTRY_LAST_OFFSET));
 	for (uint64_t at = s->first_bytes;; at = (at + get_le32(g->bytes + at + ENTRY_LENGTH)) % g->n_bytes) {
-		int rc = apply_entry(v, g->bytes + at, last, is_dry, e);
+		int rc = apply_entry(v, g, g->bytes + at, last, is_dry, e);
 		if (rc < 0 || at == s->head_bytes)
 			return rc;
 	}

@@ -24,7 +24,6 @@ struct vmdk {
 	struct block_disk disk; /* first */
 	struct vmdk_sparse **sparse; /* one for each piece; NULL: of another kind */
 	uint64_t cid_offset_bytes;   /* in the image's own file; 0: no content ID that could be changed */
-	uint64_t n_table_bytes;
 };
 
 static int vmdk_begin_writing(struct block_disk *d)
@@ -115,9 +114,6 @@ static int add_flat(struct block_piece *x, const struct vmdk_line *l, const stru
 
 static int add_sparse(struct vmdk *v, struct block_piece *x, unsigned k, struct vmdk_sparse *s, struct err *e)
 {
-	v->n_table_bytes += s->table.n_entries * 4ull;
-	if (v->n_table_bytes > BLOCK_TABLE_MAX_BYTES)
-		return err_set(e, EFBIG, "its extents need too large tables");
 	if (s->capacity_sectors < x->n_bytes / VMDK_SECTOR_BYTES)
 		return err_set(e, EINVAL, "'%s' has a capacity of %llu sectors, and the descriptor says %llu", s->file->path,
 		               (unsigned long long)s->capacity_sectors,

@@ -10,7 +10,11 @@
  * host dies. The header's mark "unclean" is set while tables of the file may change.
  *
  * In a stream-optimized extent a grain is compressed and has a marker in front; it is read only, as such a file cannot
- * be changed in place. */
+ * be changed in place.
+ *
+ * Direct I/O. Grains are whole pages of the host's cache, so they share none with a table unless they begin within one.
+ * Where the first can do so, all of them are supposed to, and direct I/O is not used; an odd one among others is written as
+ * tables are (may_be_odd). */
 #include "backend/block_vmdk.h"
 
 #include "base/bytes.h"
@@ -213,6 +217,10 @@ static int check_header(struct vmdk_sparse *s, const uint8_t *h, struct err *e)
 	s->is_compressed = flags & FLAG_COMPRESSED;
 	if (s->is_compressed && (get_le16(h + SPARSE_COMPRESSION) != 1 || !(flags & FLAG_MARKERS)))
 		return err_set(e, ENOTSUP, "not supported yet: the compression of '%s'", s->file->path);
+	/* A read of one sector costs a whole grain. */
+	if (s->is_compressed && grain * VMDK_SECTOR_BYTES > BLOCK_MAX_PACKED_BYTES)
+		return err_set(e, ENOTSUP, "not supported yet: the compressed grains of '%s' have %llu bytes, more than 2 MiB",
+		               s->file->path, (unsigned long long)(grain * VMDK_SECTOR_BYTES));
 	s->has_zero_grains = flags & FLAG_ZERO_GRAINS;
 	s->capacity_sectors = capacity;
 	s->was_unclean = h[SPARSE_UNCLEAN] != 0;
@@ -282,6 +290,7 @@ int vmdk_sparse_open(struct vmdk_sparse *s, struct block_disk *d, const struct b
 		.block_bytes = grain_sectors * VMDK_SECTOR_BYTES,
 		.unit_bytes = VMDK_SECTOR_BYTES,
 		.stride_units = grain_sectors,
+		.may_be_odd = true,
 		.n_blocks = (s->capacity_sectors + grain_sectors - 1) / grain_sectors,
 	};
 	rc = block_table_init(&s->table, e);
@@ -293,6 +302,8 @@ int vmdk_sparse_open(struct vmdk_sparse *s, struct block_disk *d, const struct b
 		log_warn(&d->image->log, "'%s' was not closed in order by the program that wrote it last", f->path);
 	if (rc >= 0 && !s->is_compressed)
 		round_end(s);
+	if (rc >= 0 && !f->is_readonly && s->overhead_bytes % BLOCK_CACHE_PAGE_BYTES)
+		rc = block_leave_direct(d->image, f, "its grains do not begin where pages of the host's cache do", e);
 	return rc;
 }
 

@@ -757,6 +757,84 @@ TEST(many_large_requests_share_few_bounce_buffers)
 	}
 }
 
+/* --- who waits for a buffer, and who waits for those --- */
+
+#define PARKING_BYTES (2 * BLOCK_BOUNCE_BYTES)
+static _Atomic unsigned n_first_parked, n_last_done, n_middle_done;
+
+static long wait_for_first(struct block_request *r)
+{
+	(void)r;
+	for (unsigned n = 0; n_first_parked < 4 && n < 10000; n++)
+		test_sleep_us(1000);
+	return 0;
+}
+
+/* By place on the disk: the first four write half by a buffer each, and park until the last four are done. Those first
+ * let them do so, and then want buffers. The next four wait for a buffer and, when there is one, park after all until the
+ * one in the middle is done, which waits for a buffer behind them. */
+static enum block_next parking_prepare(struct block_lane *lane, struct block_request *r)
+{
+	struct block_image *i = lane->image;
+	uint64_t k = r->offset_bytes / PARKING_BYTES;
+	block_lock(i);
+	bool parks = (k < 4 && r->n_done_bytes && n_last_done < 4) || (k >= 4 && k < 8 && r->method++ && !n_middle_done);
+	if (parks)
+		block_park(i, r);
+	n_first_parked += parks && k < 4;
+	block_unlock(i);
+	if (parks)
+		return BLOCK_NEXT_PARKED;
+	if (k > 8 && !r->method++) {
+		r->step = (struct block_step){ .op = BLOCK_STEP_CALL, .call = wait_for_first };
+		return BLOCK_NEXT_STEP;
+	}
+	return block_transfer_prepare(lane, r, i->file, r->offset_bytes + r->n_done_bytes, r->n_bytes - r->n_done_bytes);
+}
+
+static bool parking_finish(struct block_lane *lane, struct block_request *r, long result)
+{
+	uint64_t k = r->offset_bytes / PARKING_BYTES;
+	if (r->step.op == BLOCK_STEP_CALL)
+		return false;
+	OK(block_transfer_finish(lane, r, result) > 0);
+	if (r->n_done_bytes < r->n_bytes)
+		return false;
+	block_lock(lane->image);
+	n_last_done += k > 8;
+	n_middle_done += k == 8;
+	struct block_request *woken = block_unpark(lane->image);
+	block_unlock(lane->image);
+	block_wake(woken);
+	return true;
+}
+
+TEST(no_bounce_buffer_is_kept_while_its_request_waits)
+{
+	static const struct block_format parking = {
+		.name = "parking", .prepare = parking_prepare, .finish = parking_finish, .can_park = true,
+	};
+	enum { N = 13 };
+	for (int mode = DIRECT; mode <= (DIRECT | WORKERS); mode++) {
+		struct bench b;
+		struct op *ops = calloc(N, sizeof *ops);
+		uint8_t *data = page_buffer(PARKING_BYTES + 4096);
+		bench_open(&b, "/var/tmp", N * PARKING_BYTES, mode, &parking);
+		n_first_parked = n_last_done = n_middle_done = 0;
+		for (unsigned k = 0; k < N; k++) {
+			ops[k].iov[0] = (struct iovec){ .iov_base = data + 1, .iov_len = PARKING_BYTES };
+			ops[k].r.n_iov = 1;
+			submit(&b, &ops[k], BLOCK_WRITE, (uint64_t)k * PARKING_BYTES, PARKING_BYTES);
+		}
+		for (unsigned k = 0; k < N; k++)
+			EQ(wait_for(&b, &ops[k]), 0);
+		EQ(b.lane->n_bounce_free, BLOCK_N_BOUNCE);
+		bench_close(&b);
+		free(data);
+		free(ops);
+	}
+}
+
 /* --- holes and zeroes --- */
 
 TEST(discard_gives_blocks_back)

@@ -181,6 +181,7 @@ struct power {
 	int stable_fd;
 	uint64_t n_steps, dies_at;
 	unsigned fails_one_in; /* 0: never */
+	bool fails_sync;
 	struct pending {
 		uint64_t offset, n;
 		uint8_t *bytes;
@@ -250,7 +251,10 @@ static long execute(void *context, const struct block_step *s)
 	(void)pthread_mutex_lock(&w->lock);
 	long n = -EIO;
 	w->n_steps++;
-	bool fails = w->fails_one_in && s->op != BLOCK_STEP_READ && kit_chance(w->fails_one_in) == 0;
+	/* A sync that fails is another matter: there is no way on from it. */
+	bool can_fail = s->op != BLOCK_STEP_READ && s->op != BLOCK_STEP_SYNC;
+	bool fails = w->fails_one_in && can_fail && kit_chance(w->fails_one_in) == 0;
+	fails |= w->fails_sync && s->op == BLOCK_STEP_SYNC;
 	if (w->n_steps < w->dies_at && !fails)
 		n = carry_out(s);
 	if (n >= 0 && w->stable_fd >= 0) {
@@ -335,7 +339,7 @@ TEST(what_was_flushed_survives_a_power_cut)
 
 /* --- writes fail --- */
 
-/* Any step but a read fails at times. A flush that succeeded counts, whatever failed before it. */
+/* Any step but a read or a sync fails at times. A flush that succeeded counts, whatever failed before it. */
 static void work_with_faults(struct kit *k, struct stamps *s)
 {
 	struct power w = { .lock = PTHREAD_MUTEX_INITIALIZER, .stable_fd = -1, .fails_one_in = 7, .dies_at = UINT64_MAX };
@@ -386,4 +390,89 @@ TEST(errors_of_the_host_reach_the_guest_and_leave_the_image_whole)
 		free(s);
 	}
 	kit_folder_done();
+}
+
+/* --- a sync fails --- */
+
+static void fail_sync_once(struct kit *k)
+{
+	struct power w = { .lock = PTHREAD_MUTEX_INITIALIZER, .stable_fd = -1, .dies_at = UINT64_MAX };
+	struct block_seam seam = { .execute = execute, .context = &w };
+	uint8_t sector[SECTOR] = { 1 };
+	kit_open(k);
+	k->image->seam = &seam;
+	EQ(kit_do(k, BLOCK_WRITE, 0, sector, SECTOR), 0);
+	EQ(kit_do(k, BLOCK_FLUSH, 0, NULL, 0), 0);
+	EQ(kit_do(k, BLOCK_WRITE, 5 * MB, sector, SECTOR), 0);
+	w.fails_sync = true;
+	EQ(kit_do(k, BLOCK_FLUSH, 0, NULL, 0), -EIO);
+	STR_HAS(kit_log, "every flush fails");
+	w.fails_sync = false;
+	for (unsigned n = 0; n < 3; n++) {
+		/* The host has dropped what it could not write, and says that all is well. */
+		EQ(kit_do(k, BLOCK_FLUSH, 0, NULL, 0), -EIO);
+		(void)kit_do(k, BLOCK_WRITE, n * MB, sector, SECTOR);
+	}
+	k->image->seam = NULL;
+	EQ(kit_do(k, BLOCK_FLUSH, 0, NULL, 0), -EIO);
+	kit_close(k);
+	/* Who opens it again begins with what the disk holds. */
+	kit_open(k);
+	EQ(kit_do(k, BLOCK_READ, 0, sector, SECTOR), 0);
+	EQ(sector[0], 1);
+	EQ(kit_do(k, BLOCK_WRITE, 5 * MB, sector, SECTOR), 0);
+	EQ(kit_do(k, BLOCK_FLUSH, 0, NULL, 0), 0);
+	kit_close(k);
+}
+
+static void raw_new(struct kit *k)
+{
+	*k = (struct kit){ .type = BLOCK_TYPE_RAW };
+	(void)snprintf(k->path, sizeof k->path, "%s/raw", kit_folder);
+	kit_run("truncate -s %llu %s", DISK_BYTES, k->path);
+}
+
+TEST(after_a_failed_sync_no_flush_succeeds)
+{
+	struct kit k;
+	kit_need_qemu();
+	kit_folder_new(0);
+	raw_new(&k);
+	k.mode = KIT_WORKERS;
+	fail_sync_once(&k);
+	for (size_t n = 0; n < ARRAY_LEN(kinds); n++) {
+		create(&k, &kinds[n]);
+		k.mode = KIT_WORKERS;
+		fail_sync_once(&k);
+		if (kinds[n].can_check)
+			kit_run("qemu-img check -f %s %s", kinds[n].qemu, k.path);
+	}
+	kit_folder_done();
+}
+
+/* By whichever engine: a pipe cannot be synced. The second lane has not used its own yet, and gets the file. */
+TEST(a_failed_sync_of_one_lane_counts_for_all)
+{
+	for (int mode = 0; mode <= KIT_WORKERS; mode++) {
+		struct kit k;
+		struct kit_op o = { 0 };
+		int ends[2];
+		kit_folder_new(0);
+		raw_new(&k);
+		k.mode = mode;
+		kit_open(&k);
+		int fd = k.image->file->fd, saved = dup(fd);
+		EQ(pipe(ends), 0);
+		EQ(dup2(ends[1], fd), fd);
+		EQ(kit_do(&k, BLOCK_FLUSH, 0, NULL, 0), -EINVAL);
+		EQ(dup2(saved, fd), fd);
+		kit_submit(&k, 1, &o, BLOCK_FLUSH, 0, 0);
+		kit_wait(&k, &o, 1);
+		EQ(o.result, -EINVAL);
+		kit_close(&k);
+		close(saved);
+		close(ends[0]);
+		close(ends[1]);
+		kit_folder_done();
+	}
 }

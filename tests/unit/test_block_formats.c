@@ -157,6 +157,219 @@ TEST(an_empty_image_reads_as_zeroes_and_stays_as_it_is)
 	kit_folder_done();
 }
 
+/* --- where QEMU's reading is not the specification's --- */
+
+/* Both footers, whose numbers are big-endian, and their checksums. */
+static void patch_vhd(const struct kit *k, size_t at, uint64_t value, size_t n_bytes)
+{
+	uint8_t p[512];
+	struct stat st;
+	uint32_t sum = 0;
+	int fd = open(k->path, O_RDWR);
+	EQ(fstat(fd, &st), 0);
+	EQ(pread(fd, p, sizeof p, 0), (long)sizeof p);
+	for (size_t j = 0; j < n_bytes; j++)
+		p[at + j] = (uint8_t)(value >> (8 * (n_bytes - 1 - j)));
+	memset(p + 64, 0, 4);
+	for (size_t j = 0; j < sizeof p; j++)
+		sum += p[j];
+	sum = htobe32(~sum);
+	memcpy(p + 64, &sum, 4);
+	EQ(pwrite(fd, p, sizeof p, 0), (long)sizeof p);
+	EQ(pwrite(fd, p, sizeof p, st.st_size - (long)sizeof p), (long)sizeof p);
+	close(fd);
+}
+
+TEST(a_vhd_is_as_large_as_its_creator_meant)
+{
+	static const struct kind kind = { "vhd", "vpc", "subformat=dynamic", BLOCK_TYPE_VHD, 16 * MB, 0, 0, false };
+	static const struct {
+		char creator[5];
+		bool means_geometry, is_largest;
+	} creators[] = {
+		{ "vpc ", true, false },  { "qemu", true, false },  { "qemu", false, true },  { "vpc ", false, true },
+		{ "win ", false, false }, { "qem2", false, false }, { "d2v ", false, false }, { "CTXS", false, false },
+		{ "tap", false, false },
+	};
+	kit_need_qemu();
+	kit_folder_new(0);
+	for (size_t n = 0; n < ARRAY_LEN(creators); n++) {
+		struct kit k;
+		uint64_t geometry_bytes, size_bytes = 15 * MB;
+		create(&k, &kind, 0);
+		kit_open(&k);
+		geometry_bytes = k.image->n_disk_bytes; /* QEMU rounds it up, and writes it as both */
+		kit_close(&k);
+		OK(geometry_bytes >= 16 * MB);
+		uint32_t creator;
+		memcpy(&creator, creators[n].creator, 4);
+		patch_vhd(&k, 28, be32toh(creator), 4);
+		patch_vhd(&k, 48, size_bytes, 8);
+		if (creators[n].is_largest)
+			patch_vhd(&k, 56, 65535u << 16 | 16 << 8 | 255, 4);
+		kit_open(&k);
+		EQ(k.image->n_disk_bytes, creators[n].means_geometry ? geometry_bytes : size_bytes);
+		kit_close(&k);
+		kit_run("qemu-img info -f vpc --output=json %s | grep -q '\"virtual-size\": %llu,'", k.path,
+		        (unsigned long long)(creators[n].means_geometry ? geometry_bytes : size_bytes));
+	}
+	kit_folder_done();
+}
+
+TEST(a_vhdx_block_that_a_draft_calls_unmapped_is_zeroes)
+{
+	static const struct kind kind = { "vhdx", "vhdx", "block_size=1M", BLOCK_TYPE_VHDX, 8 * MB, 0, 8 * MB, true };
+	struct kit k;
+	struct kit_model m;
+	uint8_t regions[64], entry[8] = { 5 };
+	kit_need_qemu();
+	kit_folder_new(0);
+	create(&k, &kind, 0);
+	kit_model_new(&m, 0, 8 * MB);
+	int fd = open(k.path, O_RDWR);
+	EQ(pread(fd, regions, sizeof regions, 0x30000 + 16), (long)sizeof regions);
+	uint64_t bat;
+	memcpy(&bat, regions[0] == 0x66 ? regions + 16 : regions + 48, 8);
+	for (unsigned n = 0; n < 2; n++)
+		EQ(pwrite(fd, entry, sizeof entry, (off_t)(le64toh(bat) + n * 8)), (long)sizeof entry);
+	close(fd);
+	kit_open(&k);
+	kit_compare(&k, &m);
+	memset(m.bytes, 7, 4096);
+	EQ(kit_do(&k, BLOCK_WRITE, 0, m.bytes, 4096), 0);
+	kit_compare(&k, &m);
+	kit_close(&k);
+	kit_qemu_compare(&k, "vhdx", &m, 8 * MB);
+	free(m.bytes);
+	kit_folder_done();
+}
+
+/* --- direct I/O beside tables --- */
+
+/* Counts what goes to the file how, of a certain length, and has no other way to write zeroes. */
+struct ways {
+	uint64_t n_bytes;
+	_Atomic unsigned n_direct, n_buffered;
+};
+
+static long count_ways(void *context, const struct block_step *s)
+{
+	struct ways *w = context;
+	int fd = s->is_buffered ? s->file->buffered_fd : s->file->fd;
+	ssize_t n = 0;
+	if (s->op == BLOCK_STEP_FALLOCATE)
+		return -EOPNOTSUPP;
+	if (s->op == BLOCK_STEP_READ)
+		n = preadv(fd, s->iov, s->n_iov, (off_t)s->offset_bytes);
+	else if (s->op == BLOCK_STEP_WRITE)
+		n = pwritev(fd, s->iov, s->n_iov, (off_t)s->offset_bytes);
+	if (s->op == BLOCK_STEP_WRITE && s->n_bytes == w->n_bytes)
+		(void)atomic_fetch_add(s->is_buffered ? &w->n_buffered : &w->n_direct, 1);
+	return n < 0 ? -errno : n;
+}
+
+static void expect_way(struct kit *k, enum block_op op, uint64_t offset, uint8_t *buffer, bool is_buffered)
+{
+	struct ways w = { .n_bytes = 8192 };
+	struct block_seam seam = { .execute = count_ways, .context = &w };
+	k->image->seam = &seam;
+	EQ(kit_do(k, op, offset, buffer, 8192), 0);
+	k->image->seam = NULL;
+	EQ(w.n_direct, is_buffered ? 0 : 1);
+	EQ(w.n_buffered, is_buffered ? 1 : 0);
+}
+
+static bool is_direct(const struct kit *k)
+{
+	bool says = k->image->file->is_direct, is = fcntl(k->image->file->fd, F_GETFL) & O_DIRECT;
+	EQ(says, is);
+	return is;
+}
+
+static void open_once(struct kit *k, bool is_readonly, bool expected)
+{
+	k->is_readonly = is_readonly;
+	kit_log[0] = 0;
+	kit_open(k);
+	EQ(is_direct(k), expected);
+	if (!expected)
+		STR_HAS(kit_log, "direct I/O is not used");
+	kit_close(k);
+	k->is_readonly = false;
+}
+
+/* The second grain, with its 64 KiB of data, moves to where no page begins. */
+static void make_odd_grain(const struct kit *k)
+{
+	static const size_t directories[] = { 48, 56 };
+	uint8_t grain[65536];
+	struct stat st;
+	int fd = open(k->path, O_RDWR);
+	EQ(fstat(fd, &st), 0);
+	uint64_t at = align_up((uint64_t)st.st_size, 4096) + 512;
+	memset(grain, 2, sizeof grain);
+	EQ(pwrite(fd, grain, sizeof grain, (off_t)at), (long)sizeof grain);
+	for (size_t n = 0; n < 2; n++) {
+		uint64_t directory;
+		uint32_t table, entry = htole32((uint32_t)(at / 512));
+		EQ(pread(fd, &directory, 8, (off_t)directories[n]), 8);
+		EQ(pread(fd, &table, 4, (off_t)(le64toh(directory) * 512)), 4);
+		EQ(pwrite(fd, &entry, 4, (off_t)(le32toh(table) * 512ull + 4)), 4);
+	}
+	close(fd);
+}
+
+TEST(direct_io_keeps_away_from_pages_with_tables)
+{
+	static const struct kind vhd = { "vhd", "vpc", "subformat=dynamic,force_size=on", BLOCK_TYPE_VHD, 8 * MB, 0, 0, false };
+	static const struct kind vhdx = { "vhdx", "vhdx", "block_size=1M", BLOCK_TYPE_VHDX, 8 * MB, 0, 0, true };
+	static const struct kind vmdk = { "vmdk", "vmdk", "subformat=monolithicSparse", BLOCK_TYPE_VMDK, 8 * MB, 0, 8 * MB,
+		                          true };
+	struct kit k;
+	struct kit_model m;
+	kit_need_qemu();
+	kit_folder_new(KIT_DIRECT);
+	create(&k, &vhd, KIT_DIRECT);
+	open_once(&k, false, false);
+	open_once(&k, true, true); /* nothing is written */
+
+	kit_model_new(&m, 0, 8 * MB);
+	create(&k, &vhdx, KIT_DIRECT);
+	kit_open(&k);
+	OK(is_direct(&k));
+	EQ(kit_do(&k, BLOCK_WRITE, 0, m.bytes, 65536), 0);
+	expect_way(&k, BLOCK_WRITE, 16384, m.bytes, false);
+	expect_way(&k, BLOCK_WRITE_ZEROES, 16384, NULL, false); /* beside what else may be in flight */
+	kit_close(&k);
+
+	create(&k, &vmdk, KIT_DIRECT);
+	kit_run("qemu-io -f vmdk -c 'write -P 1 0 64k' -c 'write -P 2 64k 64k' %s", k.path);
+	make_odd_grain(&k);
+	memset(m.bytes, 1, 65536);
+	memset(m.bytes + 65536, 2, 65536);
+	kit_open(&k);
+	OK(is_direct(&k));
+	kit_compare(&k, &m);
+	memset(m.bytes + 8192, 3, 8192);
+	memset(m.bytes + 65536, 4, 8192);
+	expect_way(&k, BLOCK_WRITE, 8192, m.bytes + 8192, false);
+	expect_way(&k, BLOCK_WRITE, 65536, m.bytes + 65536, true);
+	memset(m.bytes + 73728, 0, 8192);
+	expect_way(&k, BLOCK_WRITE_ZEROES, 73728, NULL, true);
+	kit_compare(&k, &m);
+	kit_close(&k);
+	kit_qemu_compare(&k, "vmdk", &m, 8 * MB);
+	/* And where all grains may be odd. */
+	uint64_t overhead = htole64(127);
+	int fd = open(k.path, O_RDWR);
+	EQ(pwrite(fd, &overhead, 8, 64), 8);
+	close(fd);
+	open_once(&k, false, false);
+	open_once(&k, true, true);
+	free(m.bytes);
+	kit_folder_done();
+}
+
 /* --- under another image --- */
 
 TEST(they_can_be_what_a_qcow2_image_is_based_on)

@@ -7,6 +7,8 @@
 #include "backend/block_vmdk.h"
 #include "base/bytes.h"
 
+#include <sys/inotify.h>
+
 #define MB (1024ull * 1024)
 #define DISK_BYTES (16 * MB)
 
@@ -338,7 +340,7 @@ struct log_maker {
 	struct kit *k;
 	uint64_t log_offset, log_bytes, data_offset; /* where a payload block is */
 	uint8_t guid[16];
-	uint64_t sequence;
+	uint64_t sequence, zero_bytes;
 };
 
 static void maker_new(struct log_maker *m, struct kit *k)
@@ -346,7 +348,7 @@ static void maker_new(struct log_maker *m, struct kit *k)
 	uint8_t h[4096], bat[8];
 	create(k, BLOCK_TYPE_VHDX, "block_size=1M");
 	kit_run("qemu-io -f vhdx -c 'write -P 1 0 1M' %s", k->path);
-	*m = (struct log_maker){ .k = k, .guid = { 1, 2, 3 }, .sequence = 7 };
+	*m = (struct log_maker){ .k = k, .guid = { 1, 2, 3 }, .sequence = 7, .zero_bytes = 8192 };
 	get_bytes(k, 0x10000, h, sizeof h);
 	m->log_offset = get_le64(h + HEADER_LOG_OFFSET);
 	m->log_bytes = get_le32(h + HEADER_LOG_LENGTH);
@@ -381,7 +383,7 @@ static uint64_t maker_entry(struct log_maker *m, uint64_t at, uint64_t tail, uin
 	put_le64(p + 88, m->sequence);
 	if (zero_target) {
 		memcpy(p + 96, "zero", 4);
-		put_le64(p + 104, 8192);
+		put_le64(p + 104, m->zero_bytes);
 		put_le64(p + 112, zero_target);
 		put_le64(p + 120, m->sequence);
 	}
@@ -517,6 +519,36 @@ TEST(a_hostile_vhdx_log_changes_nothing)
 		kit_run("cp %s %s.before", k.path, k.path);
 		REFUSED(&k, texts[n]);
 		kit_run("cmp %s %s.before", k.path, k.path);
+	}
+	kit_folder_done();
+}
+
+TEST(a_vhdx_log_that_zeroes_without_end_is_refused)
+{
+	kit_need_qemu();
+	kit_folder_new(0);
+	for (unsigned turn = 0; turn < 2; turn++) {
+		struct kit k;
+		struct log_maker m;
+		struct stat before, after;
+		maker_new(&m, &k);
+		uint64_t size = file_bytes(&k) + 1000 * MB;
+		EQ(truncate(k.path, (off_t)size), 0);
+		/* Two entries over the same part of the file: what is behind its end counts for nothing. */
+		m.zero_bytes = (turn ? 600 : 100) * MB;
+		uint64_t at = maker_entry(&m, 0, 0, 2, m.data_offset, m.data_offset + MB, size, size);
+		(void)maker_entry(&m, at, 0, 2, m.data_offset, m.data_offset + MB, size, size);
+		maker_name_log(&m);
+		EQ(stat(k.path, &before), 0);
+		if (turn) {
+			REFUSED(&k, "made to be expensive");
+		} else {
+			kit_open(&k);
+			check_byte(&k, 0, 2);
+			kit_close(&k);
+		}
+		EQ(stat(k.path, &after), 0);
+		OK(after.st_blocks <= before.st_blocks + 8192); /* a log takes no room for zeroes */
 	}
 	kit_folder_done();
 }
@@ -713,6 +745,13 @@ TEST(a_stream_optimized_vmdk_is_read)
 	kit_open(&k);
 	kit_compare(&k, &m);
 	kit_close(&k);
+	/* Grains of which each sector read would cost 4 MiB. */
+	uint64_t grain = htole64(8192);
+	kit_run("cp %s %s.good", k.path, k.path);
+	put_bytes(&k, 20, &grain, sizeof grain);
+	put_bytes(&k, file_bytes(&k) - 1024 + 20, &grain, sizeof grain); /* the footer */
+	REFUSED(&k, "more than 2 MiB");
+	kit_run("mv %s.good %s", k.path, k.path);
 	/* Compressed bytes that are none. */
 	kit_run("cp %s %s.bad", k.path, k.path);
 	(void)snprintf(k.path, sizeof k.path, "%s/stream.vmdk.bad", kit_folder);
@@ -727,5 +766,114 @@ TEST(a_stream_optimized_vmdk_is_read)
 	OK(n_failed > 0);
 	kit_close(&k);
 	free(m.bytes);
+	kit_folder_done();
+}
+
+/* --- any of them --- */
+
+/* 128 GiB in grains of 4 KiB. */
+static void make_vmdk_with_large_tables(const struct kit *k)
+{
+	static const char text[] = VMDK_TOP "RW 268435456 SPARSE \"disk\"\n";
+	uint8_t h[512] = "KDMV";
+	put_le32(h + 4, 1);
+	put_le64(h + 12, 1 << 28);
+	put_le64(h + 20, 8);
+	put_le64(h + 28, 1);
+	put_le64(h + 36, 8);
+	put_le32(h + 44, 512);
+	put_le64(h + 56, 16);
+	put_le64(h + 64, 2048);
+	kit_run("truncate -s 2M %s", k->path);
+	put_bytes(k, 0, h, sizeof h);
+	put_bytes(k, 512, text, sizeof text - 1);
+}
+
+TEST(an_image_and_its_base_share_one_budget_of_memory)
+{
+	struct kit k = { .type = BLOCK_TYPE_VMDK };
+	struct err e;
+	kit_folder_new(0);
+	(void)snprintf(k.path, sizeof k.path, "%s/disk.vmdk", kit_folder);
+	make_vmdk_with_large_tables(&k);
+	kit_open(&k);
+	uint64_t n = k.image->n_charged_bytes;
+	OK(n >= (1 << 25) * 4ull && n < BLOCK_MAX_TREE_BYTES); /* its entries, should all be loaded */
+	struct block_image base = { .top = k.image };
+	EQ(block_charge(&base, BLOCK_MAX_TREE_BYTES - n, &e), 0);
+	EQ(block_charge(k.image, 1, &e), -EFBIG);
+	STR_HAS(e.text, "its tables");
+	EQ(block_charge(k.image, UINT64_MAX, &e), -EFBIG);
+	kit_close(&k);
+	kit_folder_done();
+}
+
+TEST(what_is_no_file_is_not_even_opened)
+{
+	struct kit k = { .type = BLOCK_TYPE_RAW };
+	char event[512];
+	kit_folder_new(0);
+	(void)snprintf(k.path, sizeof k.path, "%s/pipe", kit_folder);
+	EQ(mkfifo(k.path, 0600), 0);
+	int fd = inotify_init1(IN_NONBLOCK | IN_CLOEXEC);
+	OK(inotify_add_watch(fd, k.path, IN_OPEN) >= 0);
+	REFUSED(&k, "neither a regular file nor a block device");
+	k.type = BLOCK_TYPE_AUTO;
+	REFUSED(&k, "neither a regular file nor a block device");
+	EQ(read(fd, event, sizeof event), -1);
+	EQ(errno, EAGAIN);
+	/* It would have been seen. */
+	close(open(k.path, O_RDONLY | O_NONBLOCK));
+	OK(read(fd, event, sizeof event) > 0);
+	close(fd);
+	kit_folder_done();
+}
+
+TEST(a_raw_disk_found_by_its_bytes_cannot_become_an_image)
+{
+	static const struct {
+		const char *bytes;
+		size_t at, n;
+		bool is_allowed;
+	} sectors[] = {
+#define BYTES(at, s) (s), (at), sizeof(s) - 1
+		{ BYTES(0, "QFI\xfb\0\0\0\1"), false }, /* qcow, the first */
+		{ BYTES(0, "QFI\xfb\0\0\0\2"), false },
+		{ BYTES(0, "QED\0"), false },
+		{ BYTES(0, "KDMV"), false },
+		{ BYTES(0, "conectix"), false },
+		{ BYTES(0, "vhdxfile"), false },
+		{ BYTES(0, "# Disk DescriptorFile\nanything"), false },
+		{ BYTES(0, "# disk descriptorfile\nanything"), false },
+		{ BYTES(0, "# a comment\n#\n   \nversion=1\nparentCID=1\n"), false },
+		{ BYTES(0, "  \r\nversion=3\r\n"), false },
+		{ BYTES(0, "version=1\n"), false },
+		{ BYTES(0, "WithoutFreeSpace\2"), false },
+		{ BYTES(0, "WithouFreSpacExt\2"), false },
+		{ BYTES(64, "\x7f\x10\xda\xbe"), false },
+		{ BYTES(0, "Bochs Virtual HD Image"), false },
+		{ BYTES(0, "#!/bin/sh\n#V2.0 Format\nmodprobe cloop file=$0"), false },
+		{ BYTES(0, "LUKS\xba\xbe\0\1"), false },
+		{ BYTES(0, "LUKS\xba\xbe\0\2"), true },
+		{ BYTES(510, "\x55\xaa"), true },
+		{ BYTES(0, "#!/bin/sh\necho version=1\n"), true },
+		{ BYTES(0, "\n\nversions"), true },
+		{ BYTES(0, ""), true },
+	};
+	struct kit k = { .type = BLOCK_TYPE_AUTO };
+	kit_folder_new(0);
+	(void)snprintf(k.path, sizeof k.path, "%s/disk", kit_folder);
+	kit_run("truncate -s 1M %s", k.path);
+	kit_open(&k);
+	for (size_t n = 0; n < ARRAY_LEN(sectors); n++) {
+		uint8_t sector[1024] = { 0 }, now[1024];
+		memcpy(sector + sectors[n].at, sectors[n].bytes, sectors[n].n);
+		int rc = kit_do(&k, BLOCK_WRITE, 0, sector, sizeof sector);
+		if (rc != (sectors[n].is_allowed ? 0 : -EPERM))
+			test_fail(__FILE__, __LINE__, "%zu: %d", n, rc);
+		EQ(kit_do(&k, BLOCK_READ, 0, now, sizeof now), 0);
+		EQ(memcmp(now, sector, sizeof now) == 0, sectors[n].is_allowed);
+	}
+	kit_close(&k);
 	kit_folder_done();
 }

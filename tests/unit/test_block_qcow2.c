@@ -145,6 +145,36 @@ TEST(random_work_direct)
 	work_on_all(KIT_DIRECT, 1, 3);
 }
 
+/* Where a copied rest and its neighbour, written directly, would share a page of the host's cache. */
+TEST(small_units_are_not_written_directly)
+{
+	static const struct {
+		struct kind kind;
+		bool is_direct;
+	} how[] = {
+		{ { "", "", NULL, false, false }, true },
+		{ { "", "-o cluster_size=4096", NULL, false, false }, true },
+		{ { "", "-o cluster_size=2048", NULL, false, false }, false },
+		{ { "", "-o extended_l2=on,cluster_size=128k", NULL, false, false }, true },
+		{ { "", "-o extended_l2=on", NULL, false, false }, false },
+	};
+	kit_need_qemu();
+	kit_folder_new(KIT_DIRECT);
+	for (size_t n = 0; n < ARRAY_LEN(how); n++) {
+		struct kit k;
+		struct kit_model m;
+		make(&k, &m, &how[n].kind, KIT_DIRECT, DISK_BYTES);
+		kit_open(&k);
+		if (k.image->file->is_direct != how[n].is_direct)
+			test_fail(__FILE__, __LINE__, "%s: %s", how[n].kind.options, how[n].is_direct ? "not direct" : "direct");
+		if (!how[n].is_direct)
+			STR_HAS(kit_log, "are too small");
+		kit_close(&k);
+		free(m.bytes);
+	}
+	kit_folder_done();
+}
+
 TEST(we_read_what_qemu_wrote)
 {
 	kit_need_qemu();

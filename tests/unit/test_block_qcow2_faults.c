@@ -20,8 +20,13 @@ struct host {
 	unsigned n_records;
 	bool is_recording;
 	unsigned one_in; /* steps fail; 0: none does */
+	bool fails_syncs; /* them as well */
 	uint64_t seed;
-	unsigned n_failed;
+	unsigned n_failed, n_failed_syncs;
+	/* Reads of this place are counted, and do not return while they are stopped. 0: none */
+	uint64_t watched;
+	_Atomic unsigned n_watched;
+	_Atomic bool is_stopped;
 };
 
 static void keep(struct host *h, const struct block_step *s, uint64_t n)
@@ -43,11 +48,18 @@ static void keep(struct host *h, const struct block_step *s, uint64_t n)
 static long host_execute(void *context, const struct block_step *s)
 {
 	struct host *h = context;
+	if (s->op == BLOCK_STEP_READ && h->watched && s->offset_bytes == h->watched) {
+		h->n_watched++;
+		while (h->is_stopped)
+			test_sleep_us(500);
+	}
 	(void)pthread_mutex_lock(&h->lock);
 	h->seed = h->seed * 6364136223846793005ull + 1442695040888963407ull;
 	long n = 0;
-	if (h->one_in && (h->seed >> 33) % h->one_in == 0) {
+	bool may_fail = h->one_in && (s->op != BLOCK_STEP_SYNC || h->fails_syncs);
+	if (may_fail && (h->seed >> 33) % h->one_in == 0) {
 		h->n_failed++;
+		h->n_failed_syncs += s->op == BLOCK_STEP_SYNC;
 		n = (h->seed >> 50) % 3 ? -EIO : -ENOSPC;
 	} else if (s->op == BLOCK_STEP_READ) {
 		n = preadv(s->file->fd, s->iov, s->n_iov, (off_t)s->offset_bytes);
@@ -99,6 +111,25 @@ static void make(struct kit *k, struct kit_model *m, const char *options, const 
 	EQ(write(fd, m->bytes, DISK_BYTES), (long long)DISK_BYTES);
 	close(fd);
 	kit_run("mv %s %s/raw && qemu-img convert -f raw %s %s/raw %s", k->path, kit_folder, convert, kit_folder, k->path);
+}
+
+static void poke(const char *path, uint64_t at, unsigned n, uint64_t v)
+{
+	uint8_t b[8];
+	for (unsigned k = n; k-- > 0; v >>= 8)
+		b[k] = (uint8_t)v;
+	int fd = open(path, O_WRONLY);
+	OK(fd >= 0);
+	EQ(pwrite(fd, b, n, (off_t)at), n);
+	close(fd);
+}
+
+static void file_read(const char *path, uint64_t at, void *ret_bytes, size_t n)
+{
+	int fd = open(path, O_RDONLY);
+	OK(fd >= 0);
+	EQ(pread(fd, ret_bytes, n, (off_t)at), (long long)n);
+	close(fd);
 }
 
 /* --- ends at any write --- */
@@ -237,6 +268,233 @@ TEST(a_crash_with_lazy_refcounts_is_repaired)
 	crash_all(how, ARRAY_LEN(how), true);
 }
 
+/* What a write needs is there and counted already: nothing but its data and an entry changes. */
+static void write_in_place(const char *options)
+{
+	struct kit k;
+	struct kit_model m;
+	struct host h;
+	uint8_t *b = calloc(1, 65536), entry[8];
+	make(&k, &m, options, NULL);
+	kit_open(&k);
+	memset(b, 1, 65536);
+	EQ(kit_do(&k, BLOCK_WRITE, 0, b, 65536), 0);
+	struct kit_op o = { .buffer = b }; /* may not unmap */
+	kit_submit(&k, 0, &o, BLOCK_WRITE_ZEROES, 0, 65536);
+	kit_wait(&k, &o, 1);
+	EQ(o.result, 0);
+	EQ(kit_do(&k, BLOCK_FLUSH, 0, NULL, 0), 0);
+	uint64_t l2 = qcow2_of(k.image)->l1.entries[0] & QCOW2_OFFSET_MASK;
+	file_read(k.path, l2, entry, sizeof entry);
+	uint64_t place = qcow2_load64(entry) & QCOW2_OFFSET_MASK;
+	EQ(qcow2_load64(entry), place | QCOW2_OFLAG_COPIED | (qcow2_of(k.image)->has_extl2 ? 0 : QCOW2_OFLAG_ZERO));
+	OK(place > 0);
+
+	host_init(&h, &k);
+	h.is_recording = true;
+	EQ(kit_do(&k, BLOCK_WRITE, 8192, b, 4096), 0);
+	EQ(kit_do(&k, BLOCK_FLUSH, 0, NULL, 0), 0);
+	bool is_written = false, is_durable = false;
+	unsigned n_entries = 0;
+	for (unsigned n = 0; n < h.n_records; n++) {
+		const struct record *r = &h.records[n];
+		bool is_data = r->bytes && r->offset >= place && r->offset < place + 65536;
+		is_written = is_written || is_data;
+		is_durable = !r->bytes || (is_durable && !is_data);
+		if (!r->bytes || r->offset < l2 || r->offset >= l2 + 65536)
+			continue;
+		n_entries++;
+		if (!is_written || !is_durable)
+			test_fail(__FILE__, __LINE__, "%s: an entry before what it names", options);
+	}
+	OK(n_entries > 0);
+	kit_close(&k);
+	host_done(&h);
+	free(b);
+	free(m.bytes);
+}
+
+TEST(data_are_durable_before_what_names_them)
+{
+	kit_need_qemu();
+	kit_folder_new(0);
+	write_in_place("");
+	write_in_place("-o extended_l2=on");
+	kit_folder_done();
+}
+
+static void crash_while_growing(const char *options, uint64_t n_bytes)
+{
+	struct kit k;
+	struct kit_model m;
+	struct host h;
+	char start[160], crashed[128];
+	make(&k, &m, options, NULL);
+	(void)snprintf(start, sizeof start, "%s.start", k.path);
+	(void)snprintf(crashed, sizeof crashed, "%s/crashed", kit_folder);
+	kit_run("cp %s %s", k.path, start);
+	kit_open(&k);
+	host_init(&h, &k);
+	h.is_recording = true;
+	EQ(block_resize(k.image, n_bytes, NULL), 0);
+	kit_close(&k);
+	for (unsigned n = 0; n <= h.n_records; n++) {
+		bool has_cache = kit_chance(2);
+		make_crashed(&h, start, crashed, n, has_cache);
+		if (qemu_check(crashed) > 1)
+			test_fail(__FILE__, __LINE__, "%s: corrupt after %u of %u writes%s", options, n, h.n_records,
+			          has_cache ? ", of which some were lost in a cache" : "");
+	}
+	host_done(&h);
+	free(m.bytes);
+}
+
+TEST(a_crash_while_an_idle_disk_grows_leaves_a_sound_image)
+{
+	kit_need_qemu();
+	kit_folder_new(0);
+	crash_while_growing("", 5ull << 30);
+	crash_while_growing("-o cluster_size=4096", 40u << 20);
+	crash_while_growing("-o cluster_size=512,refcount_bits=64", 12u << 20);
+	kit_folder_done();
+}
+
+/* --- I/O that takes its time --- */
+
+static void submit_stopped_read(struct kit *k, struct host *h, struct kit_op *o, uint64_t offset)
+{
+	struct block_extent x;
+	EQ(qcow2_map(k->image, offset, 512, true, &x), 0);
+	OK(x.kind == BLOCK_EXTENT_DATA);
+	host_init(h, k);
+	h->watched = x.offset_bytes;
+	h->is_stopped = true;
+	kit_submit(k, 1, o, BLOCK_READ, offset, 512);
+	for (unsigned n = 0; n < 10000 && !h->n_watched; n++)
+		OK(loop_run_once(k->loops[1], 1) >= 0);
+	EQ(h->n_watched, 1);
+}
+
+static void wait_until_parked(struct kit *k)
+{
+	for (unsigned n = 0; n < 20000; n++) {
+		OK(loop_run_once(k->loops[n % KIT_LANES], 1) >= 0);
+		block_lock(k->image);
+		bool is_parked = k->image->parked && !k->image->is_turn_taken;
+		block_unlock(k->image);
+		if (is_parked)
+			return;
+	}
+	test_fail(__FILE__, __LINE__, "nobody was parked");
+}
+
+/* Each of the compressed clusters is given up by itself: there is no room for so many at once. */
+TEST(a_discard_in_many_pieces_leaks_nothing)
+{
+	kit_need_qemu();
+	kit_folder_new(0);
+	for (unsigned is_held = 0; is_held < 2; is_held++) {
+		struct kit k;
+		struct kit_model m;
+		struct host h = { 0 };
+		struct kit_op ops[2] = { 0 };
+		uint8_t b[512];
+		const uint64_t last = DISK_BYTES - 512;
+		make(&k, &m, "", "-O qcow2 -c -o cluster_size=512");
+		kit_open(&k);
+		memset(b, 9, sizeof b);
+		EQ(kit_do(&k, BLOCK_WRITE, last, b, sizeof b), 0);
+		memset(b, 0, sizeof b);
+		ops[0].buffer = b;
+		if (is_held)
+			submit_stopped_read(&k, &h, &ops[0], last);
+		kit_submit(&k, 0, &ops[1], BLOCK_DISCARD, 0, DISK_BYTES);
+		/* Who reads may still be where the first clusters were: the rest waits, and takes nobody's turn meanwhile. */
+		if (is_held) {
+			wait_until_parked(&k);
+			OK(!ops[0].is_done && !ops[1].is_done);
+			EQ(kit_do(&k, BLOCK_FLUSH, 0, NULL, 0), 0);
+			wait_until_parked(&k);
+		}
+		h.is_stopped = false;
+		kit_wait(&k, is_held ? ops : ops + 1, is_held ? 2 : 1);
+		OK(ops[0].result == 0 && ops[1].result == 0);
+		EQ(b[511], is_held ? 9 : 0);
+		EQ(kit_do(&k, BLOCK_READ, last, b, sizeof b), 0);
+		EQ(b[0], 0);
+		kit_close(&k);
+		EQ(qemu_check(k.path), 0);
+		free(m.bytes);
+	}
+	kit_folder_done();
+}
+
+TEST(a_disk_that_cannot_grow_now_says_so)
+{
+	kit_need_qemu();
+	kit_folder_new(0);
+	struct kit k;
+	struct kit_model m;
+	struct host h;
+	struct kit_op o = { 0 };
+	struct err e = { 0 };
+	uint8_t b[1024];
+	/* Clusters behind the disk's end, and a backing file that is longer. */
+	make(&k, &m, "", "-O qcow2 -c -o cluster_size=1024");
+	kit_run("cd %s && qemu-img rebase -u -f qcow2 -b raw -F raw %s", kit_folder, k.path);
+	poke(k.path, 24, 8, 65536);
+	kit_open(&k);
+	memset(b, 9, sizeof b);
+	EQ(kit_do(&k, BLOCK_WRITE, 0, b, sizeof b), 0);
+	o.buffer = b;
+	submit_stopped_read(&k, &h, &o, 0);
+	OK(block_resize(k.image, DISK_BYTES, &e) < 0);
+	STR_HAS(e.text, "busy");
+	h.is_stopped = false;
+	kit_wait(&k, &o, 1);
+	EQ(block_resize(k.image, DISK_BYTES, &e), 0);
+	for (uint64_t at = 65536; at < DISK_BYTES; at += 65536) {
+		EQ(kit_do(&k, BLOCK_READ, at, b, 512), 0);
+		EQ(b[0], 0);
+	}
+	kit_close(&k);
+	EQ(qemu_check(k.path), 0);
+	free(m.bytes);
+	kit_folder_done();
+}
+
+/* While a part of a table is being read, others come and go. */
+TEST(what_was_read_of_a_table_is_used)
+{
+	kit_need_qemu();
+	kit_folder_new(0);
+	struct kit k;
+	struct kit_model m;
+	struct host h;
+	struct kit_op o = { 0 };
+	uint8_t b[512], other[512];
+	make(&k, &m, "-o preallocation=metadata,cluster_size=512", NULL);
+	kit_open(&k);
+	struct qcow2 *q = qcow2_of(k.image);
+	q->l2.n_max = 4;
+	host_init(&h, &k);
+	h.watched = q->l1.entries[0] & QCOW2_OFFSET_MASK;
+	h.is_stopped = true;
+	o.buffer = b;
+	kit_submit(&k, 1, &o, BLOCK_READ, 0, 512);
+	for (unsigned n = 0; n < 10000 && !h.n_watched; n++)
+		OK(loop_run_once(k.loops[1], 1) >= 0);
+	for (unsigned n = 1; n < 16; n++)
+		EQ(kit_do(&k, BLOCK_READ, n * (64ull * 512), other, 512), 0);
+	h.is_stopped = false;
+	kit_wait(&k, &o, 1);
+	EQ(o.result, 0);
+	EQ(h.n_watched, 1);
+	kit_close(&k);
+	free(m.bytes);
+	kit_folder_done();
+}
+
 /* --- I/O that fails --- */
 
 /* Errors may come; whatever a failed request touched is unknown from then on. */
@@ -270,7 +528,7 @@ static void work_with_faults(struct kit *k, struct kit_model *m, uint8_t *unknow
 	free(o.buffer);
 }
 
-static void fail_often(const char *options, const char *convert, unsigned one_in)
+static void fail_often(const char *options, const char *convert, unsigned one_in, bool fails_syncs)
 {
 	struct kit k;
 	struct kit_model m;
@@ -281,13 +539,17 @@ static void fail_often(const char *options, const char *convert, unsigned one_in
 	kit_open(&k);
 	host_init(&h, &k);
 	h.one_in = one_in;
+	h.fails_syncs = fails_syncs;
 	work_with_faults(&k, &m, unknown, 300, &n_errors);
 	OK(h.n_failed > 0 && n_errors > 0);
 	h.one_in = 0;
-	/* The host is well again: so is the disk. */
 	n_errors = 0;
-	work_with_faults(&k, &m, unknown, 100, &n_errors);
-	EQ(n_errors, 0);
+	if (h.n_failed_syncs) { /* what was lost then stays lost: see block_file_synced() */
+		OK(kit_do(&k, BLOCK_FLUSH, 0, NULL, 0) < 0);
+	} else { /* the host is well again: so is the disk */
+		work_with_faults(&k, &m, unknown, 100, &n_errors);
+		EQ(n_errors, 0);
+	}
 	EQ(kit_do(&k, BLOCK_READ, 0, buffer, DISK_BYTES), 0);
 	kit_close(&k);
 	for (uint64_t at = 0; at < DISK_BYTES; at += 512) {
@@ -317,22 +579,12 @@ TEST(io_errors_reach_the_guest_and_nothing_else)
 	for (unsigned one_in = 4; one_in < 40; one_in *= 3)
 		for (size_t n = 0; n < ARRAY_LEN(how); n++)
 			if (kit_is_mine(n))
-				fail_often(how[n].options, how[n].convert, one_in);
+				for (unsigned fails_syncs = 0; fails_syncs <= (one_in == 12); fails_syncs++)
+					fail_often(how[n].options, how[n].convert, one_in, fails_syncs);
 	kit_folder_done();
 }
 
 /* --- images made to do harm --- */
-
-static void poke(const char *path, uint64_t at, unsigned n, uint64_t v)
-{
-	uint8_t b[8];
-	for (unsigned k = n; k-- > 0; v >>= 8)
-		b[k] = (uint8_t)v;
-	int fd = open(path, O_WRONLY);
-	OK(fd >= 0);
-	EQ(pwrite(fd, b, n, (off_t)at), n);
-	close(fd);
-}
 
 TEST(impossible_headers_are_refused_in_words)
 {
@@ -427,6 +679,156 @@ TEST(entries_that_cannot_be_fail_their_request_only)
 	kit_folder_done();
 }
 
+TEST(tables_are_not_a_guests_to_use_or_to_free)
+{
+	kit_need_qemu();
+	kit_folder_new(0);
+	struct kit k;
+	struct kit_model m;
+	uint8_t *b = calloc(1, 2 * 65536), before[8192], now[8192];
+	make(&k, &m, "", "-O qcow2");
+	file_read(k.path, 0x30000, before, 8);
+	uint64_t l2 = qcow2_load64(before) & QCOW2_OFFSET_MASK;
+	/* Zeroes that have a place: a refcount block, and the L1 table behind it. */
+	poke(k.path, l2, 8, QCOW2_OFLAG_COPIED | QCOW2_OFLAG_ZERO | 0x20000);
+	poke(k.path, l2 + 8, 8, QCOW2_OFLAG_COPIED | QCOW2_OFLAG_ZERO | 0x30000);
+	poke(k.path, l2 + 16, 8, QCOW2_OFLAG_COPIED | 0x30000);
+	poke(k.path, l2 + 24, 8, QCOW2_OFLAG_COPIED | 0x10000); /* the refcount table */
+	file_read(k.path, 0x30000, before, 4096);
+	file_read(k.path, 0x10000, before + 4096, 4096);
+	kit_open(&k);
+	memset(b, 1, 2 * 65536);
+	EQ(kit_do(&k, BLOCK_WRITE, 0, b, 2 * 65536), -EIO);
+	EQ(kit_do(&k, BLOCK_FLUSH, 0, NULL, 0), 0);
+	file_read(k.path, 0x30000, now, 4096);
+	MEM_EQ(now, before, 4096);
+	EQ(kit_do(&k, BLOCK_DISCARD, 65536, NULL, 3 * 65536), 0);
+	for (unsigned n = 0; n < 3; n++)
+		EQ(kit_do(&k, BLOCK_FLUSH, 0, NULL, 0), 0);
+	kit_close(&k);
+	file_read(k.path, 0x30000, now, 4096);
+	file_read(k.path, 0x10000, now + 4096, 4096);
+	MEM_EQ(now, before, sizeof now);
+	STR_HAS(kit_log, "is damaged");
+	free(b);
+	free(m.bytes);
+	kit_folder_done();
+}
+
+/* All clusters up to the end of a very long file are counted, by one block that the table names everywhere. */
+TEST(a_search_for_a_free_cluster_ends)
+{
+	kit_need_qemu();
+	kit_folder_new(0);
+	struct kit k;
+	struct kit_model m;
+	uint8_t *b = malloc(65536);
+	make(&k, &m, "-o refcount_bits=1", NULL);
+	for (unsigned n = 0; n < 8192; n++)
+		qcow2_store64(b + 8 * n, 0x20000);
+	int fd = open(k.path, O_WRONLY);
+	EQ(pwrite(fd, b, 65536, 0x10000), 65536);
+	memset(b, 0xff, 65536);
+	EQ(pwrite(fd, b, 65536, 0x20000), 65536);
+	int rc = ftruncate(fd, (off_t)1 << 48);
+	close(fd);
+	if (rc < 0)
+		test_skip("the file system has no files of 256 TiB");
+	kit_open(&k);
+	uint64_t start_ns = clock_now_ns();
+	EQ(kit_do(&k, BLOCK_WRITE, 0, b, 512), 0);
+	OK(clock_now_ns() - start_ns < 30 * NS_PER_S);
+	kit_close(&k);
+	free(b);
+	free(m.bytes);
+	kit_folder_done();
+}
+
+static void make_snapshots(const struct kit *k, uint64_t at, unsigned n, uint64_t l1, uint64_t n_l1)
+{
+	uint8_t *b = calloc(n, 40);
+	for (unsigned s = 0; s < n; s++) {
+		qcow2_store64(b + 40 * s, l1);
+		qcow2_store32(b + 40 * s + 8, (uint32_t)n_l1);
+	}
+	int fd = open(k->path, O_WRONLY);
+	EQ(pwrite(fd, b, 40 * (size_t)n, (off_t)at), 40 * (long long)n);
+	close(fd);
+	poke(k->path, 60, 4, n);
+	poke(k->path, 64, 8, at);
+	free(b);
+}
+
+TEST(many_names_for_few_tables_are_soon_checked)
+{
+	kit_need_qemu();
+	kit_folder_new(0);
+	struct kit k;
+	struct kit_model m;
+	struct block_check c;
+	struct err e = { 0 };
+	const uint64_t n_entries = 1u << 19;
+	make(&k, &m, "", NULL);
+	kit_run("truncate -s 40M %s", k.path);
+	uint8_t *entries = malloc(n_entries * 8);
+	for (uint64_t n = 0; n < n_entries; n++)
+		qcow2_store64(entries + 8 * n, 8u << 20);
+	int fd = open(k.path, O_WRONLY);
+	EQ(pwrite(fd, entries, n_entries * 8, 2 << 20), (long long)n_entries * 8);
+	for (uint64_t n = 0; n < 8192; n++)
+		qcow2_store64(entries + 8 * n, 9u << 20);
+	EQ(pwrite(fd, entries, 65536, 8 << 20), 65536);
+	close(fd);
+	make_snapshots(&k, 1 << 20, 64, 2 << 20, n_entries);
+	uint64_t start_ns = clock_now_ns();
+	kit_open(&k);
+	EQ(block_check(k.image, BLOCK_REPAIR_NOTHING, &c, &e), 0);
+	OK(c.n_corruptions > 0 && c.n_errors == 0);
+	kit_close(&k);
+
+	make_snapshots(&k, 36 << 20, QCOW2_MAX_SNAPSHOTS, 2 << 20, QCOW2_MAX_L1_BYTES / 8);
+	kit_open(&k);
+	EQ(block_check(k.image, BLOCK_REPAIR_NOTHING, &c, &e), -EFBIG);
+	STR_HAS(e.text, "its snapshots and bitmaps have more than 67108864 entries");
+	kit_close(&k);
+	poke(k.path, 72, 8, QCOW2_INCOMPAT_DIRTY);
+	EQ(kit_open_error(&k, &e), -EFBIG);
+	OK(clock_now_ns() - start_ns < 60 * NS_PER_S);
+	free(entries);
+	free(m.bytes);
+	kit_folder_done();
+}
+
+/* Each L1 table is as long as one may be. */
+TEST(a_chain_of_images_has_one_bound_of_memory)
+{
+	kit_need_qemu();
+	kit_folder_new(0);
+	struct kit k = { .type = BLOCK_TYPE_QCOW2 };
+	struct err e = { 0 };
+	kit_run("cd %s && qemu-img create -f qcow2 c0 1M", kit_folder);
+	for (unsigned n = 1; n < 10; n++) {
+		(void)snprintf(k.path, sizeof k.path, "%s/c%u", kit_folder, n);
+		kit_run("cd %s && qemu-img create -f qcow2 -u -b c%u -F qcow2 c%u 1M", kit_folder, n - 1, n);
+		poke(k.path, 36, 4, QCOW2_MAX_L1_BYTES / 8);
+		kit_run("truncate -s 40M %s", k.path);
+	}
+	EQ(kit_open_error(&k, &e), -EFBIG);
+	STR_HAS(e.text, "need more than 256 MiB");
+	(void)snprintf(k.path, sizeof k.path, "%s/c3", kit_folder);
+	kit_open(&k);
+	kit_close(&k);
+
+	/* Many that want large caches get small ones. */
+	kit_run("cd %s && rm -f c* && qemu-img create -f qcow2 c0 2T", kit_folder);
+	for (unsigned n = 1; n < BLOCK_MAX_CHAIN; n++)
+		kit_run("cd %s && qemu-img create -f qcow2 -u -b c%u -F qcow2 c%u 2T", kit_folder, n - 1, n);
+	(void)snprintf(k.path, sizeof k.path, "%s/c%u", kit_folder, BLOCK_MAX_CHAIN - 1);
+	kit_open(&k);
+	kit_close(&k);
+	kit_folder_done();
+}
+
 /* --- rules --- */
 
 TEST(marked_images)
@@ -443,6 +845,12 @@ TEST(marked_images)
 	EQ(kit_do(&k, BLOCK_READ, 512, b, 512), 0);
 	MEM_EQ(b, m.bytes + 512, 512);
 	EQ(kit_do(&k, BLOCK_WRITE, 512, b, 512), -EROFS);
+	/* Who only reads has no refcounts in memory until they are checked. */
+	struct block_check c;
+	OK(!qcow2_of(k.image)->refcount_table.entries);
+	EQ(block_check(k.image, BLOCK_REPAIR_NOTHING, &c, NULL), 0);
+	OK(c.n_corruptions == 0 && c.n_leaks == 0 && c.n_errors == 0);
+	EQ(c.n_allocated, DISK_BYTES / 65536);
 	kit_close(&k);
 
 	/* Dirty, and all counts are gone: they are made again. Unknown autoclear bits go with the first writer. */
@@ -617,6 +1025,27 @@ TEST(check_counts_as_qemu_does)
 	OK(c.n_corruptions_fixed >= 2 && c.n_corruptions == 0);
 	EQ(block_check(k.image, BLOCK_REPAIR_NOTHING, &c, &e), 0);
 	OK(c.n_leaks == 0 && c.n_corruptions == 0);
+	kit_close(&k);
+	EQ(qemu_check(k.path), 0);
+	kit_qemu_compare(&k, "qcow2", &m, DISK_BYTES);
+	free(m.bytes);
+	kit_folder_done();
+}
+
+TEST(repair_forgets_what_it_takes_out_of_the_refcount_table)
+{
+	kit_need_qemu();
+	kit_folder_new(0);
+	struct kit k;
+	struct kit_model m;
+	struct block_check c;
+	make(&k, &m, "", "-O qcow2");
+	poke(k.path, 0x10000 + 8, 8, 0x20000); /* the first block once more */
+	kit_open(&k);
+	EQ(block_check(k.image, BLOCK_REPAIR_ALL, &c, NULL), 0);
+	OK(c.n_corruptions_fixed > 0 && c.n_corruptions == 0 && c.n_leaks == 0);
+	EQ(block_check(k.image, BLOCK_REPAIR_NOTHING, &c, NULL), 0);
+	OK(c.n_corruptions == 0 && c.n_leaks == 0);
 	kit_close(&k);
 	EQ(qemu_check(k.path), 0);
 	kit_qemu_compare(&k, "qcow2", &m, DISK_BYTES);
