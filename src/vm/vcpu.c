@@ -103,12 +103,11 @@ static void tell_failed(struct vcpu *c, int code)
 	tell(c, VCPU_FAILED, text_get(&t));
 }
 
-/* Some kernels reboot this way on purpose; for most it is the end of something that went wrong. */
-static void warn_of_triple_fault(struct vcpu *c)
+static void tell_triple_fault(struct vcpu *c)
 {
 	text_scoped t = TEXT_INIT;
 	hv_vcpu_report(c->hv, c->set->p.mem, &t);
-	guest_warn(&c->log, &c->guest_limit, "%s", text_get(&t));
+	tell(c, VCPU_TRIPLE_FAULT, text_get(&t));
 }
 
 /* True when the vCPU may enter the guest again. */
@@ -130,8 +129,7 @@ static bool handle_exit(struct vcpu *c, const struct hv_exit *x)
 	case HV_EXIT_HALT:
 		return true;
 	case HV_EXIT_TRIPLE_FAULT:
-		warn_of_triple_fault(c);
-		tell(c, VCPU_RESET, NULL);
+		tell_triple_fault(c);
 		return false;
 	case HV_EXIT_RESET:
 		tell(c, VCPU_RESET, NULL);

@@ -12,7 +12,7 @@
 #include "hv/hv.h"
 #include <pthread.h>
 
-enum vcpu_event { VCPU_RESET, VCPU_POWEROFF, VCPU_CRASHED, VCPU_FAILED };
+enum vcpu_event { VCPU_RESET, VCPU_TRIPLE_FAULT, VCPU_POWEROFF, VCPU_CRASHED, VCPU_FAILED };
 
 struct vcpus_params {
 	struct hv_vm *vm;
