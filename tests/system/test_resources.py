@@ -8,7 +8,7 @@ N_BOOTS = 20
 
 
 def test_nothing_grows_over_reboots(start, raw):
-    vm = start(script="stty -F /dev/ttyS0 raw -echo; exec 3<>/dev/ttyS0\n" + COUNT +
+    vm = start(script="exec 3<>/dev/ttyS0; stty -F /dev/ttyS0 raw -echo\n" + COUNT +
                       f"echo boot $n >&3; read -r line <&3; [ $n -lt {N_BOOTS} ] && {{ reboot -f; sleep 100; }}",
                serial="socket", options=["--disk", f"path={raw('counter', 512)},num_queues=2", "--cpus", "boot=2",
                                          "--memory", "size=256M"])
@@ -28,7 +28,7 @@ def test_nothing_grows_over_reboots(start, raw):
 
 
 def test_nothing_grows_with_io(start, raw):
-    vm = start(script="stty -F /dev/ttyS0 raw -echo; exec 3<>/dev/ttyS0; seq 2000 >/tmp/lines\n"
+    vm = start(script="exec 3<>/dev/ttyS0; stty -F /dev/ttyS0 raw -echo; seq 2000 >/tmp/lines\n"
                       "for n in 1 2 3 4 5 6; do dd if=/dev/vda of=/dev/vdb bs=1M iflag=direct oflag=direct 2>/dev/null; "
                       "cat /tmp/lines; head -c 65536 /dev/hwrng >/dev/null; echo round $n >&3; read -r line <&3; done",
                serial="socket", options=["--disk", f"path={raw('a', 8 * MIB)}", f"path={raw('b', 8 * MIB)},direct=on",
