@@ -194,7 +194,7 @@ const struct route api_routes[] = {
 	{ PUT_ROUTE, .name = "vm.add-vdpa", .summary = "Add a vDPA device", .body = &vdpa_schema, .answer = "PciDeviceInfo",
 	  .flags = ROUTE_NEEDS_VM | ROUTE_ADDS | ROUTE_COLD_ONLY,
 	  .run = add_device, .added = { "vdpa", "vDPA device" } },
-	{ PUT_ROUTE, .name = "vm.add-device", .summary = "Add a VFIO device; its descriptor may come with the request",
+	{ PUT_ROUTE, .name = "vm.add-device", .summary = "Add a VFIO device; by a descriptor not supported yet",
 	  .body = &device_schema, .answer = "PciDeviceInfo",
 	  .flags = ROUTE_NEEDS_VM | ROUTE_ADDS | ROUTE_COLD_ONLY | ROUTE_TAKES_FDS,
 	  .run = add_device, .added = { "devices", "device" } },

@@ -31,8 +31,8 @@ enum route_flags {
 	ROUTE_BY_ID = 1 << 2,      /* 404 for an id that does not exist */
 	ROUTE_TAKES_FDS = 1 << 3,  /* descriptors come with the request */
 	ROUTE_EMPTY_200 = 1 << 4,  /* 200 without a body */
-	ROUTE_COLD_ONLY = 1 << 6,  /* ROUTE_ADDS, but not yet to a VM that runs */
 	ROUTE_MAY_CONFLICT = 1 << 5, /* 409 for an identifier or a path that is taken; so has what ROUTE_ADDS */
+	ROUTE_COLD_ONLY = 1 << 6,  /* ROUTE_ADDS, but not yet to a VM that runs */
 };
 
 struct route {
