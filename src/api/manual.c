@@ -50,6 +50,8 @@ static void write_route(const struct route *r, struct text *t)
 		text_append(t, "File descriptors may come with the request.\n");
 	if (!r->run)
 		text_append(t, "Not supported yet.\n");
+	if (r->flags & ROUTE_COLD_ONLY)
+		text_append(t, "Before boot only, yet.\n");
 }
 
 struct objects {

@@ -151,6 +151,8 @@ static void write_route(struct text *t, const struct route *r)
 	if (!r->run)
 		text_append(t, "      description: \"Not supported yet: what is valid is answered with 500\"\n"
 		               "      x-not-supported-yet: true\n");
+	if (r->flags & ROUTE_COLD_ONLY)
+		text_append(t, "      description: \"Before boot only, yet: 500 while the VM runs\"\n");
 	write_operation(t, r);
 	if (r->body)
 		text_appendf(t,

@@ -38,12 +38,17 @@ static int stop(struct route_call *c, struct err *e)
 	return 0;
 }
 
+/* Descriptors come beside a request, not in it. Clients send their own numbers all the same. */
+static void warn_of_descriptors(const struct route_call *c)
+{
+	const struct log log = { .sink = c->log_sink, .object = "api" };
+	log_warn(&log, "%s: 'fds' in the body mean nothing here, and are ignored", c->route->name);
+}
+
 static int create(struct route_call *c, struct err *e)
 {
-	/* Descriptors come beside a request, not in it. Clients send their own numbers all the same. */
-	const struct log log = { .sink = c->log_sink, .object = "api" };
 	if (vm_config_drop_descriptors(c->body))
-		log_warn(&log, "vm.create: 'fds' in the body mean nothing here, and are ignored");
+		warn_of_descriptors(c);
 	int rc = vmm_create(c->vmm, c->body, e);
 	c->is_body_taken = rc == 0;
 	return rc;
@@ -102,24 +107,20 @@ static int counters(struct route_call *c, struct err *e)
 /* What came beside the request becomes part of the device; numbers in the body are of the client's process. */
 static int name_descriptors(struct route_call *c, struct err *e)
 {
-	if (c->route->body == &net_schema) {
-		struct net_config *net = c->body;
-		free(ptr_take(net->fds));
-		net->n_fds = 0;
-		if (c->n_fds == 0)
-			return 0;
-		net->fds = calloc(c->n_fds, sizeof *net->fds);
-		if (!net->fds)
-			return err_set(e, ENOMEM, "out of memory");
-		for (; net->n_fds < c->n_fds; net->n_fds++)
-			net->fds[net->n_fds] = c->fds[net->n_fds];
-	} else if (c->n_fds > 1) {
-		return err_set(e, EINVAL, "%s takes one descriptor, and %zu came with it", c->route->name, c->n_fds);
-	} else if (c->n_fds == 1) {
-		struct device_config *device = c->body;
-		device->fd = c->fds[0];
-		device->has_fd = true;
-	}
+	if (c->route->body != &net_schema)
+		return c->n_fds ? err_set(e, ENOTSUP, "not supported yet: --device fd") : 0;
+	struct net_config *net = c->body;
+	if (net->fds)
+		warn_of_descriptors(c);
+	free(ptr_take(net->fds));
+	net->n_fds = 0;
+	if (c->n_fds == 0)
+		return 0;
+	net->fds = calloc(c->n_fds, sizeof *net->fds);
+	if (!net->fds)
+		return err_set(e, ENOMEM, "out of memory");
+	for (; net->n_fds < c->n_fds; net->n_fds++)
+		net->fds[net->n_fds] = c->fds[net->n_fds];
 	return 0;
 }
 
@@ -178,28 +179,30 @@ const struct route api_routes[] = {
 	{ PUT_ROUTE, .name = "vm.add-disk", .summary = "Add a disk", .body = &disk_schema, .answer = "PciDeviceInfo",
 	  .flags = ROUTE_NEEDS_VM | ROUTE_ADDS, .run = add_device, .added = { "disks", "disk" } },
 	{ PUT_ROUTE, .name = "vm.add-net", .summary = "Add a network device; its TAP descriptors may come with the request",
-	  .body = &net_schema, .answer = "PciDeviceInfo", .flags = ROUTE_NEEDS_VM | ROUTE_ADDS | ROUTE_TAKES_FDS,
+	  .body = &net_schema, .answer = "PciDeviceInfo",
+	  .flags = ROUTE_NEEDS_VM | ROUTE_ADDS | ROUTE_COLD_ONLY | ROUTE_TAKES_FDS,
 	  .run = add_device, .added = { "net", "network device" } },
 	{ PUT_ROUTE, .name = "vm.add-fs", .summary = "Add a shared file system", .body = &fs_schema, .answer = "PciDeviceInfo",
-	  .flags = ROUTE_NEEDS_VM | ROUTE_ADDS,
+	  .flags = ROUTE_NEEDS_VM | ROUTE_ADDS | ROUTE_COLD_ONLY,
 	  .run = add_device, .added = { "fs", "fs" } },
 	{ PUT_ROUTE, .name = "vm.add-pmem", .summary = "Add a persistent memory device", .body = &pmem_schema,
-	  .answer = "PciDeviceInfo", .flags = ROUTE_NEEDS_VM | ROUTE_ADDS,
+	  .answer = "PciDeviceInfo", .flags = ROUTE_NEEDS_VM | ROUTE_ADDS | ROUTE_COLD_ONLY,
 	  .run = add_device, .added = { "pmem", "pmem device" } },
 	{ PUT_ROUTE, .name = "vm.add-vsock", .summary = "Add a vsock device; at most one", .body = &vsock_schema,
-	  .answer = "PciDeviceInfo", .flags = ROUTE_NEEDS_VM | ROUTE_ADDS,
+	  .answer = "PciDeviceInfo", .flags = ROUTE_NEEDS_VM | ROUTE_ADDS | ROUTE_COLD_ONLY,
 	  .run = add_device, .added = { "vsock", "vsock device" } },
 	{ PUT_ROUTE, .name = "vm.add-vdpa", .summary = "Add a vDPA device", .body = &vdpa_schema, .answer = "PciDeviceInfo",
-	  .flags = ROUTE_NEEDS_VM | ROUTE_ADDS,
+	  .flags = ROUTE_NEEDS_VM | ROUTE_ADDS | ROUTE_COLD_ONLY,
 	  .run = add_device, .added = { "vdpa", "vDPA device" } },
-	{ PUT_ROUTE, .name = "vm.add-device", .summary = "Add a VFIO device; its descriptor may come with the request",
-	  .body = &device_schema, .answer = "PciDeviceInfo", .flags = ROUTE_NEEDS_VM | ROUTE_ADDS | ROUTE_TAKES_FDS,
+	{ PUT_ROUTE, .name = "vm.add-device", .summary = "Add a VFIO device; by a descriptor not supported yet",
+	  .body = &device_schema, .answer = "PciDeviceInfo",
+	  .flags = ROUTE_NEEDS_VM | ROUTE_ADDS | ROUTE_COLD_ONLY | ROUTE_TAKES_FDS,
 	  .run = add_device, .added = { "devices", "device" } },
 	{ PUT_ROUTE, .name = "vm.add-user-device", .summary = "Add a vfio-user device", .body = &user_device_schema,
-	  .answer = "PciDeviceInfo", .flags = ROUTE_NEEDS_VM | ROUTE_ADDS,
+	  .answer = "PciDeviceInfo", .flags = ROUTE_NEEDS_VM | ROUTE_ADDS | ROUTE_COLD_ONLY,
 	  .run = add_device, .added = { "user_devices", "user device" } },
 	{ PUT_ROUTE, .name = "vm.add-generic-vhost-user", .summary = "Add a vhost-user device of any type",
-	  .body = &generic_vhost_user_schema, .answer = "PciDeviceInfo", .flags = ROUTE_NEEDS_VM | ROUTE_ADDS,
+	  .body = &generic_vhost_user_schema, .answer = "PciDeviceInfo", .flags = ROUTE_NEEDS_VM | ROUTE_ADDS | ROUTE_COLD_ONLY,
 	  .run = add_device, .added = { "generic_vhost_user", "generic vhost-user device" } },
 	{ PUT_ROUTE, .name = "vm.remove-device",
 	  .summary = "Ask the guest to let go of a device; the event device-removed says when it is gone",

@@ -32,6 +32,7 @@ enum route_flags {
 	ROUTE_TAKES_FDS = 1 << 3,  /* descriptors come with the request */
 	ROUTE_EMPTY_200 = 1 << 4,  /* 200 without a body */
 	ROUTE_MAY_CONFLICT = 1 << 5, /* 409 for an identifier or a path that is taken; so has what ROUTE_ADDS */
+	ROUTE_COLD_ONLY = 1 << 6,  /* ROUTE_ADDS, but not yet to a VM that runs */
 };
 
 struct route {

@@ -155,6 +155,14 @@ static int take_net_fds(void *object, struct remote_body *b, struct err *e)
 	return rc;
 }
 
+static int take_device_fd(void *object, struct remote_body *b, struct err *e)
+{
+	struct device_config *device = object;
+	int rc = device->has_fd ? add_fds(b, &device->fd, 1, e) : 0;
+	device->has_fd = false;
+	return rc;
+}
+
 static int take_restore_fds(void *object, struct remote_body *b, struct err *e)
 {
 	struct restore_config *restore = object;
@@ -194,6 +202,12 @@ static int body_of_device(const struct remote_command *c, const struct command_l
                           struct err *e)
 {
 	return write_schema(c, command_line_value(line, c->rows[0].name), NULL, b, e);
+}
+
+static int body_of_vfio_device(const struct remote_command *c, const struct command_line *line, struct remote_body *b,
+                               struct err *e)
+{
+	return write_schema(c, command_line_value(line, c->rows[0].name), take_device_fd, b, e);
 }
 
 static int body_of_net(const struct remote_command *c, const struct command_line *line, struct remote_body *b, struct err *e)
@@ -288,7 +302,7 @@ static const struct option_row events_rows[] = {
 	{ .name = name_, .about = about_, .method = "PUT", .endpoint = "vm." name_, __VA_ARGS__ }
 
 const struct remote_command remote_commands[] = {
-	ADD("device", "Add a VFIO device", device_rows, &device_schema, "device", body_of_device),
+	ADD("device", "Add a VFIO device", device_rows, &device_schema, "device", body_of_vfio_device),
 	ADD("disk", "Add a block device", disk_rows, &disk_schema, "disk", body_of_device),
 	ADD("fs", "Add a shared directory (virtio-fs)", fs_rows, &fs_schema, "filesystem", body_of_device),
 	ADD("generic-vhost-user", "Add a vhost-user device of any type", generic_rows, &generic_vhost_user_schema,

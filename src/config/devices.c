@@ -102,6 +102,8 @@ static int add_to_list(const struct device_list *l, struct vm_config *c, const v
 	size_t n;
 	void *added;
 	bool was_absent = !items_of(l, c, &n);
+	if (n >= VM_MAX_DEVICES)
+		return err_set(e, EINVAL, "%d devices of this kind are the most that a VM can have", VM_MAX_DEVICES);
 	int rc = schema_append(l->schema, base + l->at, &n, &added, e);
 	if (rc < 0)
 		return rc;
@@ -162,11 +164,6 @@ static void close_descriptors(struct vm_config *c, const char *id)
 	for (size_t i = 0; i < c->n_net; i++)
 		if (c->net[i].id && strcmp(c->net[i].id, id) == 0)
 			vm_config_close_preserved(c, c->net[i].fds, c->net[i].n_fds);
-	for (size_t i = 0; i < c->n_devices; i++) {
-		const struct device_config *d = &c->devices[i];
-		if (d->has_fd && d->id && strcmp(d->id, id) == 0)
-			vm_config_close_preserved(c, &d->fd, 1);
-	}
 }
 
 bool vm_config_remove_device(struct vm_config *c, const char *id)

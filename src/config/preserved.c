@@ -1,17 +1,30 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "config/preserved.h"
 
+#include "base/checked.h"
 #include "base/cleanup.h"
 
 #include <errno.h>
 #include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
+
+/* Half of what the process may have: the other half is for whoever wants to delete the VM. */
+static size_t max_preserved(void)
+{
+	struct rlimit limit;
+	if (getrlimit(RLIMIT_NOFILE, &limit) < 0)
+		return 0;
+	return (size_t)min_u64(limit.rlim_cur / 2, UINT16_MAX);
+}
 
 int vm_config_preserve(struct vm_config *c, const int32_t *fds, size_t n, struct err *e)
 {
 	if (n == 0)
 		return 0;
+	if (n > max_preserved() - min_u64(max_preserved(), c->n_preserved_fds))
+		return err_set(e, EMFILE, "too many descriptors: a VM keeps %zu at most", max_preserved());
 	int32_t *all = reallocarray(c->preserved_fds, c->n_preserved_fds + n, sizeof *all);
 	if (!all)
 		return err_set(e, ENOMEM, "out of memory");
@@ -58,14 +71,11 @@ static void rename_fd(int32_t *fds, size_t n, int32_t from, int32_t to)
 			fds[i] = to;
 }
 
-/* The devices of an own copy of the list: no name is changed twice, as the new ones are none of the old ones. */
+/* No name is changed twice, as the new ones are none of the old ones. */
 static void rename_in_devices(struct vm_config *c, int32_t from, int32_t to)
 {
 	for (size_t i = 0; i < c->n_net; i++)
 		rename_fd(c->net[i].fds, c->net[i].n_fds, from, to);
-	for (size_t i = 0; i < c->n_devices; i++)
-		if (c->devices[i].has_fd)
-			rename_fd(&c->devices[i].fd, 1, from, to);
 }
 
 int preserved_copy(struct vm_config *copy, struct err *e)

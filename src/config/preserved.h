@@ -3,7 +3,7 @@
 #pragma once
 #include "config/vm_config.h"
 
-/* Takes n descriptors over, in front of those that are there already. -ENOMEM: they stay the caller's. */
+/* Takes n descriptors over, in front of those that are there already. -EMFILE, -ENOMEM: they stay the caller's. */
 int vm_config_preserve(struct vm_config *c, const int32_t *fds, size_t n, struct err *e);
 /* Gives the first n back to the caller: undoes the latest vm_config_preserve(). */
 void vm_config_unpreserve(struct vm_config *c, size_t n);

@@ -11,6 +11,8 @@
 #include "base/text.h"
 #include "config/generic_vhost_user.h"
 
+#define VM_MAX_DEVICES 4096 /* of one kind: far above what a machine has room for */
+
 struct schema;
 
 struct cpu_topology_config {

@@ -57,7 +57,7 @@ static enum record_kind kind_of(const struct field *f)
 
 static bool is_recorded(const struct field *f)
 {
-	return f->type != FIELD_PAD && f->type != FIELD_IGNORED;
+	return f->type != FIELD_PAD && f->type != FIELD_IGNORED && !(f->flags & ROW_NO_RECORD);
 }
 
 /* Writing. */

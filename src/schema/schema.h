@@ -54,6 +54,7 @@ enum row_flags {
 	ROW_PLAIN_TEXT = 1 << 13, /* `.missing` and `.refusal` are shown without the option's prefix */
 	ROW_HEX = 1 << 14,        /* a number whose option form is 0x and hexadecimal digits */
 	ROW_DESCRIPTORS = 1 << 15, /* INTEGERS: of this process; they leave and enter it as -1 */
+	ROW_NO_RECORD = 1 << 16,   /* of this process, and neither written to a snapshot nor taken from one */
 };
 
 struct enum_name {

@@ -109,6 +109,7 @@ static int make_pci(struct machine *m, struct err *e)
 static void on_power_request(void *context, enum power_request what)
 {
 	struct machine *m = context;
+	vcpus_end(&m->vcpus);
 	m->p.event(m->p.context, what == POWER_OFF ? VCPU_POWEROFF : VCPU_RESET, NULL);
 }
 

@@ -85,8 +85,17 @@ static void handle_mmio(struct vcpu *c, const struct hv_exit *x)
 		           x->n_bytes, (unsigned long long)x->address);
 }
 
+void vcpus_end(struct vcpus *s)
+{
+	if (atomic_exchange(&s->is_over, true))
+		return;
+	for (unsigned i = 0; i < s->p.n; i++)
+		hv_vcpu_kick(s->all[i].hv);
+}
+
 static void tell(struct vcpu *c, enum vcpu_event what, const char *report)
 {
+	vcpus_end(c->set);
 	c->set->p.event(c->set->p.context, what, report);
 }
 
@@ -103,71 +112,70 @@ static void tell_failed(struct vcpu *c, int code)
 	tell(c, VCPU_FAILED, text_get(&t));
 }
 
-/* Some kernels reboot this way on purpose; for most it is the end of something that went wrong. */
-static void warn_of_triple_fault(struct vcpu *c)
+static void tell_triple_fault(struct vcpu *c)
 {
 	text_scoped t = TEXT_INIT;
 	hv_vcpu_report(c->hv, c->set->p.mem, &t);
-	guest_warn(&c->log, &c->guest_limit, "%s", text_get(&t));
+	tell(c, VCPU_TRIPLE_FAULT, text_get(&t));
 }
 
-/* True when the vCPU may enter the guest again. */
-static bool handle_exit(struct vcpu *c, const struct hv_exit *x)
+static void handle_exit(struct vcpu *c, const struct hv_exit *x)
 {
 	switch (x->kind) {
 	case HV_EXIT_PORT:
 		handle_port(c->set, x);
-		return true;
+		return;
 	case HV_EXIT_MMIO:
 		handle_mmio(c, x);
-		return true;
+		return;
 	case HV_EXIT_EOI:
 		if (c->set->p.end_of_interrupt)
 			c->set->p.end_of_interrupt(c->set->p.interrupts, x->vector);
-		return true;
+		return;
 	case HV_EXIT_NONE:
 	case HV_EXIT_KICKED:
 	case HV_EXIT_HALT:
-		return true;
+		return;
 	case HV_EXIT_TRIPLE_FAULT:
-		warn_of_triple_fault(c);
-		tell(c, VCPU_RESET, NULL);
-		return false;
+		tell_triple_fault(c);
+		return;
 	case HV_EXIT_RESET:
 		tell(c, VCPU_RESET, NULL);
-		return false;
+		return;
 	case HV_EXIT_POWEROFF:
 		tell(c, VCPU_POWEROFF, NULL);
-		return false;
+		return;
 	case HV_EXIT_CRASH:
 		tell(c, VCPU_CRASHED, NULL);
-		return false;
+		return;
 	case HV_EXIT_DEBUG:
 	case HV_EXIT_FAILED:
 		break;
 	}
 	tell_failed(c, 0);
-	return false;
 }
 
 static void run_guest(struct vcpu *c)
 {
 	struct vcpus *s = c->set;
 	for (;;) {
+		if (atomic_load_explicit(&s->is_over, memory_order_acquire)) {
+			(void)park(s, false);
+			return;
+		}
 		if (atomic_load_explicit(&s->order, memory_order_acquire) != VCPU_RUN) {
 			/* A port or MMIO access that was dispatched is completed, so that state can be looked at. */
 			(void)hv_vcpu_complete(c->hv);
 			if (park(s, true) == VCPU_STOP)
 				return;
+			continue;
 		}
 		struct hv_exit x;
 		int rc = hv_vcpu_run(c->hv, &x);
 		if (rc < 0)
 			tell_failed(c, rc);
-		if (rc < 0 || !handle_exit(c, &x)) {
-			(void)park(s, false);
-			return;
-		}
+		else
+			handle_exit(c, &x);
 	}
 }
 

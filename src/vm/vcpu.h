@@ -1,9 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* vcpu.h - the vCPUs of a machine: one thread each, which only runs the guest and dispatches its exits.
  *
- * The set is commanded by the main thread: start, pause, resume, stop. A vCPU that has nothing left to do (the guest
- * reset, powered off or broke) tells the owner once, by the callback, and parks until the set is stopped. Handlers of
- * exits run on vCPU threads, several at once. */
+ * The set is commanded by the main thread: start, pause, resume, stop. When nothing is left to do (the guest reset, powered
+ * off or broke) the owner is told by the callback, and all vCPUs park until the set is stopped: the one whose instruction it
+ * was executes no other, as a processor that is being reset does not. A kernel that found itself alive behind a write to a
+ * reset register would try the next way, and the last one is a triple fault. Handlers of exits run on vCPU threads, several
+ * at once. */
 #pragma once
 #include "base/err.h"
 #include "base/forward.h"
@@ -12,7 +14,7 @@
 #include "hv/hv.h"
 #include <pthread.h>
 
-enum vcpu_event { VCPU_RESET, VCPU_POWEROFF, VCPU_CRASHED, VCPU_FAILED };
+enum vcpu_event { VCPU_RESET, VCPU_TRIPLE_FAULT, VCPU_POWEROFF, VCPU_CRASHED, VCPU_FAILED };
 
 struct vcpus_params {
 	struct hv_vm *vm;
@@ -51,6 +53,7 @@ struct vcpus {
 	pthread_mutex_t lock;     /* order, n_parked */
 	pthread_cond_t changed;
 	_Atomic int order;        /* enum vcpu_order */
+	_Atomic bool is_over;     /* no vCPU enters the guest any more */
 	unsigned n_parked;
 };
 
@@ -59,4 +62,5 @@ void vcpus_done(struct vcpus *s);                                             /*
 int vcpus_start(struct vcpus *s, struct err *e);                              /* threads, running */
 bool vcpus_pause(struct vcpus *s);  /* returns when no vCPU is in the guest or in a handler: true if they ran before */
 void vcpus_resume(struct vcpus *s);
+void vcpus_end(struct vcpus *s);    /* any thread, a handler of an exit too: no vCPU resumes; does not wait */
 void vcpus_stop(struct vcpus *s);   /* and joins the threads */

@@ -36,6 +36,7 @@ struct vm {
 
 	struct loop_message message;
 	_Atomic int pending;  /* enum vm_request, or NOTHING: what a vCPU thread asked for; the first one counts */
+	struct log_limit triple_fault_limit;
 	pthread_mutex_t lock; /* report */
 	char *report;
 };
@@ -179,11 +180,29 @@ static void ask(struct vm *vm, enum vm_request what, const char *event)
 	}
 }
 
+/* Some kernels reboot this way on purpose; for most it is the end of something that went wrong. The limit outlives the
+ * machine: a guest may do it again and again. */
+static void say_triple_fault(struct vm *vm, const char *report)
+{
+	if (!log_limit_pass(&vm->log, &vm->triple_fault_limit))
+		return;
+	log_warn(&vm->log, "guest: triple fault");
+	while (*report) {
+		size_t n = strcspn(report, "\n");
+		log_debug(&vm->log, "%.*s", (int)n, report);
+		report += n + (report[n] == '\n');
+	}
+}
+
 static void on_event(void *context, enum vcpu_event what, const char *report)
 {
 	struct vm *vm = context;
 	switch (what) {
 	case VCPU_RESET:
+		ask(vm, VM_WANTS_RESET, "the guest resets");
+		return;
+	case VCPU_TRIPLE_FAULT:
+		say_triple_fault(vm, report);
 		ask(vm, VM_WANTS_RESET, "the guest resets");
 		return;
 	case VCPU_POWEROFF:

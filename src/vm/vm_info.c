@@ -23,7 +23,8 @@ static int fill_path(struct console_config *c, const char *path, struct err *e)
 static int write_config(struct vm *vm, const struct vm_config *c, struct text *json, struct err *e)
 {
 	struct vm_config copy;
-	int rc = vm_config_copy(&copy, c, e);
+	/* Names descriptors, but owns none. */
+	int rc = schema_copy(&vm_config_schema, &copy, c, e);
 	if (rc < 0)
 		return rc;
 	rc = fill_path(&copy.serial, vm_serial_path(vm), e);
@@ -31,7 +32,7 @@ static int write_config(struct vm *vm, const struct vm_config *c, struct text *j
 		rc = fill_path(&copy.console, vm_console_path(vm), e);
 	if (rc >= 0)
 		rc = schema_write_json(&vm_config_schema, &copy, 0, json, e);
-	vm_config_done(&copy);
+	schema_done(&vm_config_schema, &copy);
 	return rc;
 }
 

@@ -46,8 +46,8 @@ int vmm_power_button(struct vmm *vmm, struct err *e);
 int vmm_nmi(struct vmm *vmm, struct err *e);
 int vmm_delete(struct vmm *vmm, struct err *e); /* fine when there is none */
 
-/* Before boot a device becomes part of the configuration (id and bdf are then ""); later it is plugged into the running
- * guest. */
+/* Before boot a device becomes part of the configuration (id and bdf are then ""); later a disk is plugged into the running
+ * guest; for other devices that is not supported yet. */
 struct pci_device_info {
 	char id[64];
 	char bdf[16]; /* "0000:00:04.0" */

@@ -11,11 +11,12 @@ from pathlib import Path
 import pytest
 from _pytest.runner import runtestprotocol
 
-from vmm import GUEST, PROGRAM, Vm, sections
+from vmm import GUEST, IS_EMULATED, PROGRAM, Vm, sections
 
 RESULTS = os.environ.get("VARAN_RESULTS")
-IS_EMULATED = os.environ.get("VARAN_HOST_KIND") == "emulated"
-MAX_RUNS = 3
+MAX_RUNS = 3       # of one test
+MAX_LOST = 3       # guests in one session: more are not the emulator's fault
+n_lost = 0
 KEEP_BYTES = 256 << 10  # of each file of a failed test
 
 
@@ -36,7 +37,8 @@ def pytest_runtest_makereport(item, call):
     report = outcome.get_result()
     if report.failed:
         item.has_failed = True
-        item.has_lost_guest = any(vm.has_lost_guest() for vm in getattr(item, "vms", []))
+        if any(vm.has_lost_guest() for vm in getattr(item, "vms", [])):
+            item.has_lost_guest = True
         # Before the fixtures end it: what a program that still runs can tell.
         for vm in getattr(item, "vms", []):
             vm.examine()
@@ -47,6 +49,7 @@ def pytest_runtest_makereport(item, call):
 def pytest_runtest_protocol(item, nextitem):
     """QEMU's emulation of nested guests loses one now and then, by a triple fault (tests/host/README.md). A test that failed
     so is run again, and says so. Any other failure is one, and on a machine that is not emulated this one is, too."""
+    global n_lost
     if not IS_EMULATED:
         return None
     item.ihook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
@@ -54,10 +57,13 @@ def pytest_runtest_protocol(item, nextitem):
         item.has_failed = False
         item.has_lost_guest = False
         reports = runtestprotocol(item, nextitem=nextitem, log=False)
-        if n == MAX_RUNS or not item.has_lost_guest:
+        n_lost += item.has_lost_guest
+        if n == MAX_RUNS or not item.has_lost_guest or n_lost > MAX_LOST:
             break
         print(f"\n{item.nodeid}: the emulator lost the guest (triple fault): run {n + 1}")
         item._initrequest()
+    if n > 1:  # into the report
+        reports[-1].user_properties.append(("runs", str(n)))
     for report in reports:
         item.ihook.pytest_runtest_logreport(report=report)
     item.ihook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)

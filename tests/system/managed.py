@@ -209,7 +209,7 @@ class Managed:
         paths = {}
         for name in ("serial", "console"):
             paths[name] = self.folder / name
-            self.vm.streams[name] = FileStream(self.vm.is_running, paths[name])
+            self.vm.streams[name] = FileStream(self.vm.can_say_more, paths[name])
         return {
             "cpus": {"boot_vcpus": 1, "max_vcpus": 1},
             "memory": {"size": 256 * MIB},

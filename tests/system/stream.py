@@ -47,7 +47,8 @@ class Stream:
                 self.position = match.end()
                 return match
             if not was_alive:
-                raise Timeout(f"the program ended before {pattern!r} came; instead came:{self.tail()}")
+                raise Timeout(f"nothing more can come, as the program ended or its guest was lost, and {pattern!r} did not; "
+                              f"instead came:{self.tail()}")
             if time.monotonic() > end:
                 raise Timeout(f"{pattern!r} did not come within {seconds} s; instead came:{self.tail()}")
             self._pause()

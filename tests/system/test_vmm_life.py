@@ -248,7 +248,7 @@ def test_as_libvirt_drives_it(start, folder, raw):
     for name in ("serial", "console"):
         console = info()["config"][name]
         assert console["mode"] == "Pty" and re.fullmatch(r"/dev/pts/\d+", console["file"]), console
-        vm.streams[name] = open_pty(vm.is_running, console["file"])
+        vm.streams[name] = open_pty(vm.can_say_more, console["file"])
     put("vm.boot")
     assert info()["state"] == "Running"
     first = vm.console.expect(r"boot 1 is (\S+) ").group(1)

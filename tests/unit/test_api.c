@@ -67,9 +67,6 @@ int vmm_add_device(struct vmm *v, const struct device_addition *a, struct pci_de
 		(void)snprintf(of, sizeof of, "%zu of %zu%s", net->n_fds, a->n_fds,
 		               a->n_fds && net->fds[a->n_fds - 1] == a->fds[a->n_fds - 1] ? ", the same" : "");
 		(void)snprintf(ret_info->id, sizeof ret_info->id, "_net0");
-	} else if (strcmp(a->member, "devices") == 0) {
-		const struct device_config *device = a->device;
-		(void)snprintf(of, sizeof of, "%s", a->n_fds == 1 && device->has_fd && device->fd == a->fds[0] ? "its fd" : "");
 	}
 	int rc = ask(v, what, of, e);
 	if (rc == 0)
@@ -383,13 +380,10 @@ TEST(descriptors_become_part_of_the_device)
 	expect(&b, "PUT", "vm.add-net", "{\"fds\":[0,1,2]}", 204, "");
 	STR_EQ(b.vmm.argument, "0 of 0");
 
-	send_with_fds(&b, "vm.add-device", "{\"path\":\"/x\"}", fds, 1);
-	STR_EQ(b.vmm.asked, "add_devices");
-	STR_EQ(b.vmm.argument, "its fd");
 	b.vmm.asked[0] = '\0';
-	send_with_fds(&b, "vm.add-device", "{\"path\":\"/x\"}", fds, 2);
-	STR_HAS(b.answer, "HTTP/1.1 400 ");
-	STR_HAS(b.answer, "vm.add-device takes one descriptor, and 2 came with it");
+	send_with_fds(&b, "vm.add-device", "{\"path\":\"/x\"}", fds, 1);
+	STR_HAS(b.answer, "HTTP/1.1 500 ");
+	STR_HAS(b.answer, "not supported yet: --device fd");
 	STR_EQ(b.vmm.asked, "");
 	EQ(close(fds[0]) | close(fds[1]), 0);
 	bench_done(&b);

@@ -3,11 +3,15 @@
 #include "base/clock.h"
 #include "config/devices.h"
 #include "config/names.h"
+#include "config/preserved.h"
 #include "schema/schema.h"
 #include "test.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <sys/random.h>
+#include <sys/resource.h>
+#include <unistd.h>
 
 static void make(struct vm_config *c)
 {
@@ -298,6 +302,111 @@ TEST(copies_are_their_own)
 	EQ(b.net[0].fds[0], 7);
 	vm_config_done(&a);
 	vm_config_done(&b);
+}
+
+static int32_t open_null(void)
+{
+	int fd = open("/dev/null", O_RDONLY | O_CLOEXEC);
+	OK(fd > 2);
+	return fd;
+}
+
+static bool is_open(int fd)
+{
+	return fcntl(fd, F_GETFD) >= 0;
+}
+
+TEST(descriptors_that_a_config_owns)
+{
+	struct vm_config a, b;
+	make(&a);
+	add_well(&a, "net", &net_schema, "fd=[7],id=n");
+	int32_t fds[3] = { open_null(), open_null(), open_null() };
+	a.net[0].fds[0] = fds[1];
+	EQ(vm_config_preserve(&a, NULL, 0, NULL), 0);
+	OK(!a.preserved_fds);
+	EQ(vm_config_preserve(&a, fds, 1, NULL), 0);
+	EQ(vm_config_preserve(&a, &fds[1], 2, NULL), 0);
+	EQ(a.n_preserved_fds, 3); /* the new ones in front */
+	EQ(a.preserved_fds[0], fds[1]);
+	EQ(a.preserved_fds[1], fds[2]);
+	EQ(a.preserved_fds[2], fds[0]);
+
+	/* A copy has its own, and its networks name them. */
+	EQ(vm_config_copy(&b, &a, NULL), 0);
+	EQ(b.n_preserved_fds, 3);
+	for (size_t i = 0; i < 3; i++)
+		OK(is_open(b.preserved_fds[i]) && b.preserved_fds[i] != a.preserved_fds[i]);
+	EQ(b.net[0].fds[0], b.preserved_fds[0]);
+	EQ(a.net[0].fds[0], fds[1]);
+	int32_t own = b.preserved_fds[0], other = b.preserved_fds[1];
+	OK(vm_config_remove_device(&b, "n"));
+	OK(!is_open(own) && is_open(other));
+	EQ(b.n_preserved_fds, 2);
+	vm_config_done(&b);
+	OK(!is_open(other) && is_open(fds[0]) && is_open(fds[1]) && is_open(fds[2]));
+
+	vm_config_unpreserve(&a, 2);
+	EQ(a.n_preserved_fds, 1);
+	EQ(a.preserved_fds[0], fds[0]);
+	vm_config_done(&a);
+	OK(!is_open(fds[0]) && is_open(fds[1]) && is_open(fds[2]));
+	EQ(close(fds[1]) | close(fds[2]), 0);
+}
+
+TEST(want_of_descriptors)
+{
+	struct vm_config a, b;
+	struct err e = { 0 };
+	struct rlimit before, few;
+	make(&a);
+	int32_t fds[8];
+	for (size_t i = 0; i < ARRAY_LEN(fds); i++)
+		fds[i] = open_null();
+	EQ(getrlimit(RLIMIT_NOFILE, &before), 0);
+	few = before;
+	few.rlim_cur = (rlim_t)fds[7] + 3; /* room for two more */
+	EQ(setrlimit(RLIMIT_NOFILE, &few), 0);
+	OK(few.rlim_cur / 2 < 16);
+	int32_t many[16] = { 0 };
+	EQ(vm_config_preserve(&a, many, 16, &e), -EMFILE);
+	STR_HAS(e.text, "too many descriptors");
+	EQ(vm_config_preserve(&a, fds, 4, NULL), 0);
+	EQ(vm_config_copy(&b, &a, &e), -EMFILE);
+	OK(is_open(fds[0]) && is_open(fds[3]) && !is_open(fds[7] + 1));
+	EQ(setrlimit(RLIMIT_NOFILE, &before), 0);
+	vm_config_done(&a);
+	for (size_t i = 4; i < ARRAY_LEN(fds); i++)
+		EQ(close(fds[i]), 0);
+}
+
+/* A snapshot is somebody else's: what it says must not be taken for descriptors of ours. */
+TEST(descriptors_are_not_recorded)
+{
+	struct vm_config a, b;
+	text_scoped t = TEXT_INIT;
+	make(&a);
+	int32_t fd = open_null();
+	EQ(vm_config_preserve(&a, &fd, 1, NULL), 0);
+	EQ(schema_write_record(&vm_config_schema, &a, &t, NULL), 0);
+	OK(!memmem(t.bytes, t.n_bytes, "preserved_fds", 13));
+	EQ(schema_read_record(&vm_config_schema, t.bytes, t.n_bytes, &b, NULL), 0);
+	EQ(b.n_preserved_fds, 0);
+	vm_config_done(&b);
+	vm_config_done(&a);
+}
+
+TEST(no_more_devices_than_a_configuration_can_have)
+{
+	struct vm_config c;
+	struct err e = { 0 };
+	make(&c);
+	c.vdpa = calloc(VM_MAX_DEVICES, sizeof *c.vdpa);
+	c.n_vdpa = VM_MAX_DEVICES;
+	struct vdpa_config one = { 0 };
+	EQ(vm_config_add_device(&c, "vdpa", &one, &e), -EINVAL);
+	STR_HAS(e.text, "4096 devices of this kind are the most");
+	vm_config_done(&c);
 }
 
 TEST(ram)

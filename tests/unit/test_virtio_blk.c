@@ -415,7 +415,7 @@ TEST(any_framing)
 	disk_close(&d);
 }
 
-static void offer_indirect(struct disk *d, uint16_t head, unsigned n_data, uint32_t n_each, uint32_t type)
+static void put_indirect_table(struct disk *d, unsigned n_data, uint32_t n_each, uint32_t type)
 {
 	struct ring *r = &d->g.rings[0];
 	bool is_in = type == T_IN;
@@ -425,6 +425,11 @@ static void offer_indirect(struct disk *d, uint16_t head, unsigned n_data, uint3
 		            (struct ring_desc){ .addr = DATA + (uint64_t)i * 2 * n_each, .len = n_each, .next = (uint16_t)(2 + i),
 		                                .flags = (uint16_t)(DESC_NEXT | (is_in ? DESC_WRITE : 0)) });
 	ring_put_at(r, TABLE, (uint16_t)(1 + n_data), (struct ring_desc){ .addr = STATUS, .len = 1, .flags = DESC_WRITE });
+}
+
+static void offer_table(struct disk *d, uint16_t head, unsigned n_data)
+{
+	struct ring *r = &d->g.rings[0];
 	ring_put(r, head, (struct ring_desc){ .addr = TABLE, .len = 16 * (n_data + 2), .flags = DESC_INDIRECT });
 	ring_offer(r, head);
 }
@@ -443,7 +448,8 @@ TEST(many_segments_by_an_indirect_table)
 			OK(mem_fill(&d.g.mem, GPA(DATA), 0, N * 1024));
 		put_header(&d, HEADER, type, 100);
 		set_byte(&d, STATUS, S_NONE);
-		offer_indirect(&d, 7, N, SECTOR, type);
+		put_indirect_table(&d, N, SECTOR, type);
+		offer_table(&d, 7, N);
 		rig_kick(&d.g, 0);
 		OK(rig_wait_used(&d.g, 0, 1) && ring_take(&d.g.rings[0], &u));
 		EQ(u.id, 7);
@@ -470,8 +476,9 @@ TEST(chains_wait_for_slots)
 		disk_open(&d, &(struct disk_params){ .queue_size = 1024, .has_no_io_uring = engine });
 		disk_start(&d, F_USUAL);
 		put_header(&d, HEADER, T_OUT, 3); /* all from the same buffers: reads would race for them */
+		put_indirect_table(&d, 20, SECTOR, T_OUT); /* once: the queue looks by itself, before it is kicked */
 		for (uint16_t head = 0; head < N; head++)
-			offer_indirect(&d, head, 20, SECTOR, T_OUT);
+			offer_table(&d, head, 20);
 		rig_kick(&d.g, 0);
 		OK(rig_wait_used(&d.g, 0, N));
 		struct ring_used u;

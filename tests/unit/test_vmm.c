@@ -27,6 +27,12 @@ GUEST(power_off, 32, "mov $0x600, %dx; mov $0x34, %al; out %al, %dx; 1: cli; hlt
 GUEST(lost, 32, "mov $0xd0000000, %eax; jmp *%eax");
 GUEST(reset, 32, "mov $0xfe, %al; out %al, $0x64; 1: cli; hlt; jmp 1b");
 
+/* Each way to end it, and then a word that nobody is to hear: by the serial port. */
+#define AND_GO_ON "mov $0x3f8, %dx; mov $'!', %al; out %al, %dx; 1: cli; hlt; jmp 1b"
+GUEST(power_off_and_go_on, 32, "mov $0x600, %dx; mov $0x34, %al; out %al, %dx;" AND_GO_ON);
+GUEST(reset_and_go_on, 32, "mov $0xfe, %al; out %al, $0x64;" AND_GO_ON);
+GUEST(cf9_and_go_on, 32, "mov $0xcf9, %dx; mov $6, %al; out %al, %dx;" AND_GO_ON);
+
 struct bench {
 	struct loop *loop;
 	struct events *events;
@@ -413,6 +419,36 @@ TEST(a_reset_boots_again_until_the_vmm_is_stopped)
 	timer_set(b.loop, &b.timer, 0, stop_after_reboots);
 	EQ(vmm_run(b.vmm, true, &b.e), 0);
 	bench_done(&b);
+}
+
+/* A processor that is being reset does not execute the next instruction, however long we take to reset it. Linux would
+ * try another way, and a triple fault in the end. */
+static void expect_last_instruction(const uint8_t *code, const uint8_t *end)
+{
+	struct bench b;
+	char path[] = "/tmp/varan-vmm-serial-XXXXXX", byte;
+	int fd = mkstemp(path);
+	OK(fd >= 0);
+	bench_init(&b, code, end);
+	struct vm_config c = new_config(&b);
+	c.serial.mode = CONSOLE_FILE;
+	c.serial.file = strdup(path);
+	OK(vmm_create(b.vmm, &c, &b.e) == 0);
+	vm_config_done(&c);
+	EQ(vmm_boot(b.vmm, &b.e), 0);
+	test_sleep_us(200000); /* the request waits for the loop, which nobody runs */
+	EQ(vmm_delete(b.vmm, &b.e), 0);
+	EQ(pread(fd, &byte, 1, 0), 0);
+	(void)close(fd);
+	(void)unlink(path);
+	bench_done(&b);
+}
+
+TEST(what_ends_the_machine_is_the_last_instruction)
+{
+	expect_last_instruction(power_off_and_go_on, power_off_and_go_on_end);
+	expect_last_instruction(reset_and_go_on, reset_and_go_on_end);
+	expect_last_instruction(cf9_and_go_on, cf9_and_go_on_end);
 }
 
 static void resume_later(struct timer *t)
