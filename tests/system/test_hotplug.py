@@ -93,8 +93,8 @@ class Guest:
         return self.shell.data()[start:end.start()].decode().strip()
 
     def removed(self):
-        """[(id, bdf)] of the events so far."""
-        events = [json.loads(text) for text in self.event_file.read_text().split("\n\n") if text.strip()]
+        """[(id, bdf)] of the events so far. The last one may be half written: an empty line ends it."""
+        events = [json.loads(text) for text in self.event_file.read_text().split("\n\n")[:-1]]
         return [(event["properties"]["id"], event["properties"]["bdf"]) for event in events
                 if (event["source"], event["event"]) == ("vm", "device-removed")]
 
