@@ -221,6 +221,30 @@ int machine_open_disk(struct machine *m, const struct disk_config *c, struct att
 	return 0;
 }
 
+int machine_hosts_error(int rc, struct err *e)
+{
+	if (rc != -EINVAL && rc != -EEXIST && rc != -ENOENT)
+		return rc;
+	if (e)
+		e->code = EIO;
+	return -EIO;
+}
+
+/* On the main thread, which waits for the image as it does when a disk comes or goes: vCPUs and queues go on meanwhile. A raw
+ * file grows at once; a qcow2 image writes its header, perhaps a longer table, and waits for the host's file system. */
+int machine_resize_disk(struct machine *m, const char *id, uint64_t n_bytes, struct err *e)
+{
+	struct attached *a = machine_find_device(m, id);
+	if (!a || !a->image)
+		return err_set(e, ENOENT, "there is no disk '%s'", id);
+	int rc = machine_hosts_error(block_resize(a->image, n_bytes, e), e);
+	if (rc < 0)
+		return rc;
+	virtio_blk_resized(a->v);
+	log_info(&m->log, "'%s' has %llu bytes now", a->id, (unsigned long long)n_bytes);
+	return 0;
+}
+
 static int add_disk(struct machine *m, const struct disk_config *c, struct err *e)
 {
 	struct attached *a = NULL;
