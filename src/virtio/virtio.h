@@ -100,6 +100,7 @@ struct virtio_queue_slot {
 	unsigned index;
 	struct loop *loop;          /* the owner */
 	struct loop_thread thread;  /* when has_queue_threads */
+	struct host_cpus *cpus;     /* that it may run on; NULL: all */
 	struct source kick_source;
 	int kick_fd;                /* the ioeventfd */
 	struct loop_message again;  /* when a run's budget was used up */
@@ -135,12 +136,22 @@ struct virtio_device {
 
 /* --- for whoever builds a machine ---------------------------------------------------------------------------------- */
 
+struct virtio_queue_cpus {
+	unsigned queue;
+	const uint64_t *cpus; /* numbers of the host's */
+	size_t n_cpus;
+};
+
 struct virtio_params {
 	const char *id;
 	const struct mem_map *mem;
 	struct loop *io_loop; /* shared I/O loop */
 	const struct log_sink *log_sink;
 	unsigned queue_size;  /* 0: the class's default; else a power of two, 2..32768 */
+	/* Where the threads of queues may run, of classes that have such; of several for one queue the last counts. Read when
+	 * the device is made. */
+	const struct virtio_queue_cpus *queue_cpus;
+	size_t n_queue_cpus;
 	/* The driver took the device into use, or reset one that was. vCPU threads, under no lock; may be NULL. */
 	void (*changed)(void *context, const struct virtio_device *v, bool is_active);
 	void *context;

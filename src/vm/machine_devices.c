@@ -133,7 +133,8 @@ static int new_device(struct machine *m, const char *id, struct attached **ret_a
 	return 0;
 }
 
-static int make_virtio(struct machine *m, struct attached *a, const struct virtio_class *cls, unsigned queue_size,
+/* how: of its queues; the rest is the machine's. */
+static int make_virtio(struct machine *m, struct attached *a, const struct virtio_class *cls, const struct virtio_params *how,
                        const void *params, struct err *e)
 {
 	struct virtio_params p = {
@@ -141,11 +142,34 @@ static int make_virtio(struct machine *m, struct attached *a, const struct virti
 		.mem = &m->mem,
 		.io_loop = m->p.io_loop,
 		.log_sink = m->p.log_sink,
-		.queue_size = queue_size,
+		.queue_size = how->queue_size,
+		.queue_cpus = how->queue_cpus,
+		.n_queue_cpus = how->n_queue_cpus,
 		.changed = on_change,
 		.context = a,
 	};
 	return virtio_device_new(cls, &p, params, &a->v, e);
+}
+
+static int make_disk(struct machine *m, struct attached *a, const struct disk_config *c, struct err *e)
+{
+	struct virtio_blk_params p = {
+		.image = a->image, .is_readonly = c->readonly, .n_queues = (unsigned)c->num_queues,
+	};
+	if (c->serial)
+		memcpy(p.serial, c->serial, strnlen(c->serial, sizeof p.serial));
+
+	struct virtio_queue_cpus *cpus = calloc(c->n_queue_affinity + 1, sizeof *cpus);
+	if (!cpus)
+		return err_set(e, ENOMEM, "%s: no memory", a->id);
+	for (size_t i = 0; i < c->n_queue_affinity; i++) {
+		const struct queue_affinity_config *from = &c->queue_affinity[i];
+		cpus[i] = (struct virtio_queue_cpus){ from->queue_index, from->host_cpus, from->n_host_cpus };
+	}
+	struct virtio_params how = { .queue_size = c->queue_size, .queue_cpus = cpus, .n_queue_cpus = c->n_queue_affinity };
+	int rc = make_virtio(m, a, &virtio_blk, &how, &p, e);
+	free(cpus);
+	return rc;
 }
 
 void machine_free_device(struct machine *m, struct attached *a)
@@ -205,14 +229,8 @@ int machine_open_disk(struct machine *m, const struct disk_config *c, struct att
 		.log = &log,
 	};
 	rc = block_open(&b, &a->image, e);
-	if (rc >= 0) {
-		struct virtio_blk_params p = {
-			.image = a->image, .is_readonly = c->readonly, .n_queues = (unsigned)c->num_queues,
-		};
-		if (c->serial)
-			memcpy(p.serial, c->serial, strnlen(c->serial, sizeof p.serial));
-		rc = make_virtio(m, a, &virtio_blk, c->queue_size, &p, e);
-	}
+	if (rc >= 0)
+		rc = make_disk(m, a, c, e);
 	if (rc < 0) {
 		machine_free_device(m, a);
 		return rc;
@@ -259,7 +277,7 @@ static int add_other(struct machine *m, const struct virtio_class *cls, const ch
 	int slot = machine_choose_slot(m, NULL, e);
 	int rc = slot < 0 ? slot : new_device(m, id, &a, e);
 	if (rc >= 0)
-		rc = make_virtio(m, a, cls, 0, params, e);
+		rc = make_virtio(m, a, cls, &(struct virtio_params){ 0 }, params, e);
 	return rc < 0 ? rc : machine_plug(m, a, slot, e);
 }
 
