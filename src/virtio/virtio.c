@@ -443,11 +443,17 @@ void virtio_set_status(struct virtio_device *v, uint32_t wanted)
 		(void)pthread_mutex_lock(&v->lock);
 		uint32_t old = v->status, status = accept_status(v, old, wanted, &complaint);
 		v->status = status;
+		if (status & ~old & VIRTIO_STATUS_DRIVER)
+			v->driver_generation = v->config_generation;
+		/* Drivers read their configuration before they are ready to be told that it has changed. */
+		bool is_outdated = (status & ~old & VIRTIO_STATUS_DRIVER_OK) && v->driver_generation != v->config_generation;
 		(void)pthread_mutex_unlock(&v->lock);
 		if (complaint)
 			guest_warn(&v->log, &v->guest_limit, "status 0x%x, then 0x%x: %s", old, wanted, complaint);
 		if (status & ~old & VIRTIO_STATUS_DRIVER_OK)
 			start_queues(v);
+		if (is_outdated && v->ops)
+			v->ops->signal_config(v->transport);
 	}
 	bool is_active = v->is_started;
 	(void)pthread_mutex_unlock(&v->transition);

@@ -127,6 +127,7 @@ struct virtio_device {
 	uint64_t offered, acked;
 	_Atomic uint32_t status;
 	_Atomic uint32_t config_generation;
+	uint32_t driver_generation; /* when the driver came: what it may have read */
 	bool is_started, is_paused;
 	uint8_t space[VIRTIO_MAX_SPACE_BYTES];
 
@@ -196,7 +197,7 @@ void virtio_signal(struct virtio_device *v, unsigned queue);
 void virtio_kick_again(struct virtio_device *v, unsigned queue);
 /* A ring or a device rule is broken beyond an answer: DEVICE_NEEDS_RESET, logged, the driver told. */
 void virtio_needs_reset(struct virtio_device *v, unsigned queue, enum queue_fault why);
-/* Any thread: new bytes in v->space (copied under the lock), generation up, the driver told. */
+/* Any thread: new bytes in v->space (copied under the lock), generation up, the driver told, at DRIVER_OK if need be. */
 void virtio_space_update(struct virtio_device *v, unsigned offset, const void *bytes, unsigned n_bytes);
 static inline bool virtio_has_feature(const struct virtio_device *v, uint64_t bit)
 {

@@ -291,6 +291,32 @@ TEST(a_driver_that_is_not_ready_finds_the_new_size)
 	kit_folder_done();
 }
 
+/* One that has read the capacity, and is not ready yet. */
+TEST(a_driver_that_looked_too_early_is_told_when_it_is_ready)
+{
+	struct disk d;
+	char path[128];
+	kit_folder_new(0);
+	new_raw(path, MIB);
+	disk_open(&d, path, BLOCK_TYPE_RAW, false, 1);
+	for (unsigned round = 0; round < 2; round++) {
+		virtio_set_status(d.g.v, VIRTIO_STATUS_ACKNOWLEDGE);
+		virtio_set_status(d.g.v, VIRTIO_STATUS_ACKNOWLEDGE | VIRTIO_STATUS_DRIVER);
+		virtio_ack_features(d.g.v, 1, (uint32_t)(VIRTIO_F_VERSION_1 >> 32));
+		uint32_t status = VIRTIO_STATUS_ACKNOWLEDGE | VIRTIO_STATUS_DRIVER | VIRTIO_STATUS_FEATURES_OK;
+		virtio_set_status(d.g.v, status);
+		if (round == 0)
+			resize(&d, 2 * MIB);
+		EQ(d.g.n_config_signals, 0);
+		virtio_set_status(d.g.v, status | VIRTIO_STATUS_DRIVER_OK);
+		EQ(d.g.n_config_signals, round == 0); /* once, and not those that come later */
+		d.g.n_config_signals = 0;
+		virtio_set_status(d.g.v, 0);
+	}
+	disk_close(&d);
+	kit_folder_done();
+}
+
 /* Each round writes the last MiB by every queue, and makes the disk larger while that is under way. */
 static void grow_at_work(const char *path, enum block_type type, bool has_no_io_uring)
 {
