@@ -17,7 +17,7 @@ const struct schema resize_schema =
 #define T struct resize_disk_body
 static const struct field resize_disk_rows[] = {
 	ROW_STRING(T, id, .flags = ROW_REQUIRED, .help = "The disk"),
-	ROW_U64(T, desired_size, .flags = ROW_REQUIRED, .help = "Bytes that it shall have"),
+	ROW_U64(T, desired_size, .flags = ROW_REQUIRED, .help = "Bytes that it shall have; no fewer than now"),
 };
 const struct schema resize_disk_schema =
 	SCHEMA(T, resize_disk_rows, .name = "VmResizeDisk", .help = "New size of a disk");

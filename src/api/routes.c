@@ -151,6 +151,12 @@ static int remove_device(struct route_call *c, struct err *e)
 	return vmm_remove_device(c->vmm, body->id, e);
 }
 
+static int resize_disk(struct route_call *c, struct err *e)
+{
+	const struct resize_disk_body *body = c->body;
+	return vmm_resize_disk(c->vmm, body->id, body->desired_size, e);
+}
+
 #define GET_ROUTE .method = HTTP_GET
 #define PUT_ROUTE .method = HTTP_PUT
 
@@ -209,8 +215,8 @@ const struct route api_routes[] = {
 	  .body = &remove_device_schema, .flags = ROUTE_NEEDS_VM | ROUTE_BY_ID, .run = remove_device },
 	{ PUT_ROUTE, .name = "vm.resize", .summary = "Change vCPUs, RAM or balloon", .body = &resize_schema,
 	  .flags = ROUTE_NEEDS_VM },
-	{ PUT_ROUTE, .name = "vm.resize-disk", .summary = "Change the size of a disk", .body = &resize_disk_schema,
-	  .flags = ROUTE_NEEDS_VM | ROUTE_BY_ID },
+	{ PUT_ROUTE, .name = "vm.resize-disk", .summary = "Make a disk of the running guest larger", .body = &resize_disk_schema,
+	  .flags = ROUTE_NEEDS_VM | ROUTE_BY_ID, .run = resize_disk },
 	{ PUT_ROUTE, .name = "vm.resize-zone", .summary = "Change the size of a memory zone", .body = &resize_zone_schema,
 	  .flags = ROUTE_NEEDS_VM | ROUTE_BY_ID },
 	{ PUT_ROUTE, .name = "vm.snapshot", .summary = "Write a snapshot of the paused VM", .body = &snapshot_schema,

@@ -94,7 +94,8 @@ const char *block_image_format(const struct block_image *i); /* "raw", "qcow2", 
 void block_image_limits(const struct block_image *i, struct block_limits *ret_l);
 
 /* Makes the disk larger; never smaller. Any thread that may wait for I/O; requests may be in flight meanwhile, and
- * block_image_limits() tells the new size afterwards. */
+ * block_image_limits() tells the new size afterwards. What a raw image lies in may have that size already: a host's device
+ * must. When it fails, the disk is as it was. */
 int block_resize(struct block_image *i, uint64_t n_bytes, struct err *e);
 
 /* What `qemu-img check` counts. */

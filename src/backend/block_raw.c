@@ -17,6 +17,7 @@
 #include <linux/fs.h>
 #include <string.h>
 #include <strings.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 #define SECTOR_BYTES 512u
@@ -271,15 +272,31 @@ static int raw_open(struct block_image *i, const struct block_params *p, struct 
 	return 0;
 }
 
+/* Asked before: the kernel would say so by SIGXFSZ, which ends processes. */
+static bool is_beyond_limit(uint64_t n_bytes)
+{
+	struct rlimit l;
+	bool has_limit = getrlimit(RLIMIT_FSIZE, &l) == 0 && l.rlim_cur != RLIM_INFINITY;
+	return n_bytes > INT64_MAX || (has_limit && n_bytes > l.rlim_cur);
+}
+
 static int raw_resize(struct block_image *i, uint64_t n_bytes, struct err *e)
 {
 	uint64_t now;
 	int rc = block_file_size(i->file, &now);
 	if (rc < 0)
 		return err_set_errno(e, -rc, "cannot find the size of '%s'", i->file->path);
-	if (i->file->is_device && now < n_bytes)
-		return err_set(e, ENOSPC, "cannot resize '%s': the device has %llu bytes", i->file->path,
+	/* A device is grown by others, and then is what it is: a part of it would be all of it at the next boot. */
+	if (i->file->is_device && now != n_bytes)
+		return err_set(e, now < n_bytes ? ENOSPC : EINVAL, "cannot resize '%s': the device has %llu bytes",
+		               i->file->path, (unsigned long long)now);
+	/* Likewise a file that somebody has made longer. What is there may be wanted: nothing is cut off. */
+	if (now > n_bytes)
+		return err_set(e, EINVAL, "cannot resize '%s': the file has %llu bytes already", i->file->path,
 		               (unsigned long long)now);
+	if (now < n_bytes && is_beyond_limit(n_bytes))
+		return err_set(e, EFBIG, "cannot resize '%s': files of this process cannot be that large",
+		               i->file->path);
 	if (now < n_bytes && ftruncate(i->file->fd, (off_t)n_bytes) < 0)
 		return err_set_errno(e, errno, "cannot resize '%s'", i->file->path);
 	i->was_changed = true;

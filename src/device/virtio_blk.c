@@ -124,7 +124,7 @@ struct virtio_blk {
 	struct virtio_device v;
 	struct block_image *image;
 	bool is_readonly;
-	uint64_t n_sectors;
+	_Atomic uint64_t n_sectors; /* grows while queues run; never beyond the image */
 	uint8_t serial[VIRTIO_BLK_ID_BYTES];
 	enum { WRITEBACK_DEFAULT, WRITEBACK_OFF, WRITEBACK_ON } _Atomic writeback; /* as the driver chose */
 	struct log_limit host_limit;
@@ -325,7 +325,8 @@ static void on_batch_end(void *context)
 
 static bool is_in_disk(const struct virtio_blk *b, uint64_t sector, uint64_t n_sectors)
 {
-	return sector <= b->n_sectors && n_sectors <= b->n_sectors - sector;
+	uint64_t n_disk_sectors = b->n_sectors; /* once: it may grow between two looks */
+	return sector <= n_disk_sectors && n_sectors <= n_disk_sectors - sector;
 }
 
 static void begin_transfer(struct blk_request *r, uint64_t sector)
@@ -616,6 +617,21 @@ static void blk_counters(struct virtio_device *v, void (*add)(void *context, con
 	for (unsigned i = 0; i < v->n_queues; i++)
 		blk_sum_add(&sum, &b->queues[i].counters);
 	blk_sum_report(&sum, add, context);
+}
+
+void virtio_blk_resized(struct virtio_device *v)
+{
+	assert(v->cls == &virtio_blk);
+	struct virtio_blk *b = blk_of(v);
+	struct block_limits l;
+	uint8_t capacity[8];
+
+	block_image_limits(b->image, &l);
+	uint64_t n_sectors = l.n_bytes / SECTOR_BYTES;
+	put_le64(capacity, n_sectors);
+	/* Queues first: a driver that has seen the new capacity (5.2.4, 2.5.4) is not to be refused what lies there. */
+	b->n_sectors = n_sectors;
+	virtio_space_update(v, SPACE_CAPACITY, capacity, sizeof capacity);
 }
 
 static void blk_reset(struct virtio_device *v)

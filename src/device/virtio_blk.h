@@ -18,3 +18,7 @@ struct virtio_blk_params {
 };
 
 extern const struct virtio_class virtio_blk;
+
+/* The image was made larger (block_resize()), v being of that class: requests are checked against its new size from now on,
+ * and the driver is told, also when it has been before. Main thread; the device may be in use or paused. */
+void virtio_blk_resized(struct virtio_device *v);

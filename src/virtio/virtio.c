@@ -9,6 +9,7 @@
 
 #include "base/checked.h"
 #include "base/cleanup.h"
+#include "base/host_cpus.h"
 
 #include <assert.h>
 #include <errno.h>
@@ -46,6 +47,24 @@ static int new_queues(struct virtio_device *v, struct err *e)
 	return 0;
 }
 
+static int set_queue_cpus(struct virtio_device *v, const struct virtio_queue_cpus *list, size_t n, struct err *e)
+{
+	for (size_t i = 0; i < n; i++) {
+		if (list[i].queue >= v->n_queues) {
+			log_warn(&v->log, "CPUs are given for queue %u: there are %u queues", list[i].queue, v->n_queues);
+			continue;
+		}
+		struct virtio_queue_slot *s = &v->slots[list[i].queue];
+		host_cpus_free(ptr_take(s->cpus));
+		int rc = host_cpus_new(list[i].cpus, list[i].n_cpus, &s->cpus, e);
+		if (rc < 0) {
+			err_prefix(e, "%s: queue %u: ", v->id, s->index);
+			return rc;
+		}
+	}
+	return 0;
+}
+
 int virtio_device_new(const struct virtio_class *cls, const struct virtio_params *p, const void *params,
                       struct virtio_device **ret_v, struct err *e)
 {
@@ -77,6 +96,8 @@ int virtio_device_new(const struct virtio_class *cls, const struct virtio_params
 	int rc = cls->open ? cls->open(v, params, e) : 0;
 	if (rc >= 0)
 		rc = new_queues(v, e);
+	if (rc >= 0)
+		rc = set_queue_cpus(v, p->queue_cpus, p->n_queue_cpus, e);
 	if (rc < 0) {
 		virtio_device_free(v);
 		return rc;
@@ -93,8 +114,10 @@ void virtio_device_free(struct virtio_device *v)
 		virtio_device_reset(v);
 	if (v->cls->close)
 		v->cls->close(v);
-	for (unsigned i = 0; v->slots && i < v->n_queues; i++)
+	for (unsigned i = 0; v->slots && i < v->n_queues; i++) {
 		fd_close(&v->slots[i].kick_fd);
+		host_cpus_free(v->slots[i].cpus);
+	}
 	for (unsigned i = 0; v->queues && i < v->n_queues; i++)
 		queue_done(&v->queues[i]);
 	(void)pthread_mutex_destroy(&v->transition);
@@ -232,6 +255,16 @@ static int stop_on_loop(void *arg)
 	return 0;
 }
 
+/* Before the thread makes others: those of an image's engine are bound with it. A host that lacks these CPUs, or takes them
+ * away, has a guest that runs on others. */
+static void bind_queue(struct virtio_queue_slot *s)
+{
+	struct virtio_device *v = s->v;
+	int rc = s->cpus ? host_cpus_bind(s->cpus, s->thread.thread) : 0;
+	if (rc < 0 && v->log.sink && log_limit_pass(&v->log, &v->guest_limit))
+		log_error(&v->log, "queue %u is not on the CPUs that it was given: %s", s->index, strerrordesc_np(-rc));
+}
+
 static int start_queue(struct virtio_queue_slot *s, struct err *e)
 {
 	struct virtio_device *v = s->v;
@@ -245,6 +278,7 @@ static int start_queue(struct virtio_queue_slot *s, struct err *e)
 			return rc;
 		}
 		s->loop = s->thread.loop;
+		bind_queue(s);
 	}
 	struct start_call c = { .slot = s };
 	int rc = loop_call(s->loop, start_on_loop, &c);
@@ -409,11 +443,17 @@ void virtio_set_status(struct virtio_device *v, uint32_t wanted)
 		(void)pthread_mutex_lock(&v->lock);
 		uint32_t old = v->status, status = accept_status(v, old, wanted, &complaint);
 		v->status = status;
+		if (status & ~old & VIRTIO_STATUS_DRIVER)
+			v->driver_generation = v->config_generation;
+		/* Drivers read their configuration before they are ready to be told that it has changed. */
+		bool is_outdated = (status & ~old & VIRTIO_STATUS_DRIVER_OK) && v->driver_generation != v->config_generation;
 		(void)pthread_mutex_unlock(&v->lock);
 		if (complaint)
 			guest_warn(&v->log, &v->guest_limit, "status 0x%x, then 0x%x: %s", old, wanted, complaint);
 		if (status & ~old & VIRTIO_STATUS_DRIVER_OK)
 			start_queues(v);
+		if (is_outdated && v->ops)
+			v->ops->signal_config(v->transport);
 	}
 	bool is_active = v->is_started;
 	(void)pthread_mutex_unlock(&v->transition);

@@ -100,6 +100,7 @@ struct virtio_queue_slot {
 	unsigned index;
 	struct loop *loop;          /* the owner */
 	struct loop_thread thread;  /* when has_queue_threads */
+	struct host_cpus *cpus;     /* that it may run on; NULL: all */
 	struct source kick_source;
 	int kick_fd;                /* the ioeventfd */
 	struct loop_message again;  /* when a run's budget was used up */
@@ -126,6 +127,7 @@ struct virtio_device {
 	uint64_t offered, acked;
 	_Atomic uint32_t status;
 	_Atomic uint32_t config_generation;
+	uint32_t driver_generation; /* when the driver came: what it may have read */
 	bool is_started, is_paused;
 	uint8_t space[VIRTIO_MAX_SPACE_BYTES];
 
@@ -135,12 +137,22 @@ struct virtio_device {
 
 /* --- for whoever builds a machine ---------------------------------------------------------------------------------- */
 
+struct virtio_queue_cpus {
+	unsigned queue;
+	const uint64_t *cpus; /* numbers of the host's */
+	size_t n_cpus;
+};
+
 struct virtio_params {
 	const char *id;
 	const struct mem_map *mem;
 	struct loop *io_loop; /* shared I/O loop */
 	const struct log_sink *log_sink;
 	unsigned queue_size;  /* 0: the class's default; else a power of two, 2..32768 */
+	/* Where the threads of queues may run, of classes that have such; of several for one queue the last counts. Read when
+	 * the device is made. */
+	const struct virtio_queue_cpus *queue_cpus;
+	size_t n_queue_cpus;
 	/* The driver took the device into use, or reset one that was. vCPU threads, under no lock; may be NULL. */
 	void (*changed)(void *context, const struct virtio_device *v, bool is_active);
 	void *context;
@@ -185,7 +197,7 @@ void virtio_signal(struct virtio_device *v, unsigned queue);
 void virtio_kick_again(struct virtio_device *v, unsigned queue);
 /* A ring or a device rule is broken beyond an answer: DEVICE_NEEDS_RESET, logged, the driver told. */
 void virtio_needs_reset(struct virtio_device *v, unsigned queue, enum queue_fault why);
-/* Any thread: new bytes in v->space (copied under the lock), generation up, the driver told. */
+/* Any thread: new bytes in v->space (copied under the lock), generation up, the driver told, at DRIVER_OK if need be. */
 void virtio_space_update(struct virtio_device *v, unsigned offset, const void *bytes, unsigned n_bytes);
 static inline bool virtio_has_feature(const struct virtio_device *v, uint64_t bit)
 {

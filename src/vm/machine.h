@@ -58,6 +58,10 @@ int machine_add_disk(struct machine *m, const struct disk_config *c, struct pci_
  * -ENOTSUP: not one that can leave. */
 int machine_remove_device(struct machine *m, const char *id, struct err *e);
 
+/* Makes a disk larger under a guest, which is told; running or paused. Waits for the image's I/O. -ENOENT: there is no such
+ * disk; whatever else fails is none of the codes above but -ENOTSUP, and nothing has changed then. */
+int machine_resize_disk(struct machine *m, const char *id, uint64_t n_bytes, struct err *e);
+
 /* JSON objects: {"_disk0": {"id": "_disk0", "resources": [], "parent": "_virtio-pci-_disk0", "children": [],
  * "pci_bdf": null}, ...}, and "being_removed": true in what is on its way out; {"_disk0": {"read_bytes": 0, ...}, ...}. */
 void machine_device_tree(struct machine *m, struct text *json);

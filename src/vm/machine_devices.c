@@ -133,7 +133,8 @@ static int new_device(struct machine *m, const char *id, struct attached **ret_a
 	return 0;
 }
 
-static int make_virtio(struct machine *m, struct attached *a, const struct virtio_class *cls, unsigned queue_size,
+/* how: of its queues; the rest is the machine's. */
+static int make_virtio(struct machine *m, struct attached *a, const struct virtio_class *cls, const struct virtio_params *how,
                        const void *params, struct err *e)
 {
 	struct virtio_params p = {
@@ -141,11 +142,34 @@ static int make_virtio(struct machine *m, struct attached *a, const struct virti
 		.mem = &m->mem,
 		.io_loop = m->p.io_loop,
 		.log_sink = m->p.log_sink,
-		.queue_size = queue_size,
+		.queue_size = how->queue_size,
+		.queue_cpus = how->queue_cpus,
+		.n_queue_cpus = how->n_queue_cpus,
 		.changed = on_change,
 		.context = a,
 	};
 	return virtio_device_new(cls, &p, params, &a->v, e);
+}
+
+static int make_disk(struct machine *m, struct attached *a, const struct disk_config *c, struct err *e)
+{
+	struct virtio_blk_params p = {
+		.image = a->image, .is_readonly = c->readonly, .n_queues = (unsigned)c->num_queues,
+	};
+	if (c->serial)
+		memcpy(p.serial, c->serial, strnlen(c->serial, sizeof p.serial));
+
+	struct virtio_queue_cpus *cpus = calloc(c->n_queue_affinity + 1, sizeof *cpus);
+	if (!cpus)
+		return err_set(e, ENOMEM, "%s: no memory", a->id);
+	for (size_t i = 0; i < c->n_queue_affinity; i++) {
+		const struct queue_affinity_config *from = &c->queue_affinity[i];
+		cpus[i] = (struct virtio_queue_cpus){ from->queue_index, from->host_cpus, from->n_host_cpus };
+	}
+	struct virtio_params how = { .queue_size = c->queue_size, .queue_cpus = cpus, .n_queue_cpus = c->n_queue_affinity };
+	int rc = make_virtio(m, a, &virtio_blk, &how, &p, e);
+	free(cpus);
+	return rc;
 }
 
 void machine_free_device(struct machine *m, struct attached *a)
@@ -205,19 +229,37 @@ int machine_open_disk(struct machine *m, const struct disk_config *c, struct att
 		.log = &log,
 	};
 	rc = block_open(&b, &a->image, e);
-	if (rc >= 0) {
-		struct virtio_blk_params p = {
-			.image = a->image, .is_readonly = c->readonly, .n_queues = (unsigned)c->num_queues,
-		};
-		if (c->serial)
-			memcpy(p.serial, c->serial, strnlen(c->serial, sizeof p.serial));
-		rc = make_virtio(m, a, &virtio_blk, c->queue_size, &p, e);
-	}
+	if (rc >= 0)
+		rc = make_disk(m, a, c, e);
 	if (rc < 0) {
 		machine_free_device(m, a);
 		return rc;
 	}
 	*ret_a = a;
+	return 0;
+}
+
+int machine_hosts_error(int rc, struct err *e)
+{
+	if (rc != -EINVAL && rc != -EEXIST && rc != -ENOENT)
+		return rc;
+	if (e)
+		e->code = EIO;
+	return -EIO;
+}
+
+/* On the main thread, which waits for the image as it does when a disk comes or goes: vCPUs and queues go on meanwhile. A raw
+ * file grows at once; a qcow2 image writes its header, perhaps a longer table, and waits for the host's file system. */
+int machine_resize_disk(struct machine *m, const char *id, uint64_t n_bytes, struct err *e)
+{
+	struct attached *a = machine_find_device(m, id);
+	if (!a || !a->image)
+		return err_set(e, ENOENT, "there is no disk '%s'", id);
+	int rc = machine_hosts_error(block_resize(a->image, n_bytes, e), e);
+	if (rc < 0)
+		return rc;
+	virtio_blk_resized(a->v);
+	log_info(&m->log, "'%s' has %llu bytes now", a->id, (unsigned long long)n_bytes);
 	return 0;
 }
 
@@ -235,7 +277,7 @@ static int add_other(struct machine *m, const struct virtio_class *cls, const ch
 	int slot = machine_choose_slot(m, NULL, e);
 	int rc = slot < 0 ? slot : new_device(m, id, &a, e);
 	if (rc >= 0)
-		rc = make_virtio(m, a, cls, 0, params, e);
+		rc = make_virtio(m, a, cls, &(struct virtio_params){ 0 }, params, e);
 	return rc < 0 ? rc : machine_plug(m, a, slot, e);
 }
 

@@ -208,16 +208,6 @@ enum device_presence machine_presence(struct machine *m, const char *id)
 	return a->is_leaving ? DEVICE_LEAVING : DEVICE_THERE;
 }
 
-/* The codes that speak of what was asked for are not the host's to use. */
-static int hosts(int rc, struct err *e)
-{
-	if (rc != -EINVAL && rc != -EEXIST && rc != -ENOENT)
-		return rc;
-	if (e)
-		e->code = EIO;
-	return -EIO;
-}
-
 int machine_add_disk(struct machine *m, const struct disk_config *c, struct pci_device_info *ret_info, struct err *e)
 {
 	int rc = need_hotplug(m, e);
@@ -227,12 +217,12 @@ int machine_add_disk(struct machine *m, const struct disk_config *c, struct pci_
 		rc = check_id(m, c->id, e);
 	int slot = rc < 0 ? rc : machine_choose_slot(m, c, e);
 	struct attached *a = NULL;
-	rc = slot < 0 ? slot : hosts(machine_open_disk(m, c, &a, e), e);
+	rc = slot < 0 ? slot : machine_hosts_error(machine_open_disk(m, c, &a, e), e);
 	if (rc < 0)
 		return rc;
 
 	bool was_running = vcpus_pause(&m->vcpus);
-	rc = hosts(machine_plug(m, a, slot, e), e);
+	rc = machine_hosts_error(machine_plug(m, a, slot, e), e);
 	if (rc >= 0)
 		pci_hotplug_filled(&m->hotplug, (unsigned)slot, true);
 	else

@@ -96,6 +96,9 @@ int machine_plug(struct machine *m, struct attached *a, int slot, struct err *e)
 /* vCPUs do not run, or its transport is gone already. */
 void machine_free_device(struct machine *m, struct attached *a);
 
+/* The codes that speak of what was asked for are not the host's to use: -EIO instead. */
+int machine_hosts_error(int rc, struct err *e);
+
 /* --- machine_hotplug.c ---------------------------------------------------------------------------------------------- */
 
 /* After the devices of the configuration are there. */

@@ -25,7 +25,6 @@ int refuse_unsupported_disk(const struct disk_config *d, struct err *e)
 		{ d->vhost_user || d->vhost_socket, "--disk vhost_user" },
 		{ !d->path, "--disk without a path" },
 		{ d->has_rate_limiter_config || d->rate_limit_group, "--disk rate limits" },
-		{ d->n_queue_affinity > 0, "--disk queue_affinity" },
 		{ d->pci_segment != 0, "--disk pci_segment" },
 		{ d->iommu, "--disk iommu" },
 		{ d->lock_granularity != LOCK_BYTE_RANGE, "--disk lock_granularity=full" },

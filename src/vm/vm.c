@@ -344,6 +344,13 @@ int vm_remove_device(struct vm *vm, const char *id, struct err *e)
 	return machine_remove_device(vm->machine, id, e);
 }
 
+int vm_resize_disk(struct vm *vm, const char *id, uint64_t n_bytes, struct err *e)
+{
+	if (!vm->machine)
+		return err_set(e, EINVAL, "the VM is not running: it is %s", vm_state_name(vm->state));
+	return machine_resize_disk(vm->machine, id, n_bytes, e);
+}
+
 void vm_device_tree(struct vm *vm, struct text *json)
 {
 	if (vm->machine)

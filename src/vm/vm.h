@@ -64,6 +64,7 @@ void vm_ended(struct vm *vm);
 bool vm_has_device(struct vm *vm, const char *id, bool *ret_is_leaving);
 int vm_add_disk(struct vm *vm, const struct disk_config *disk, struct pci_device_info *ret_info, struct err *e);
 int vm_remove_device(struct vm *vm, const char *id, struct err *e);
+int vm_resize_disk(struct vm *vm, const char *id, uint64_t n_bytes, struct err *e);
 void vm_device_tree(struct vm *vm, struct text *json);     /* an object; {} when there is no machine */
 void vm_device_counters(struct vm *vm, struct text *json); /* likewise: {"_disk0":{"read_bytes":0,...}} */
 

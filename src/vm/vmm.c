@@ -114,8 +114,7 @@ static int not_the_clients(int rc, struct err *e)
 	return -EIO;
 }
 
-/* Also when there is no VM at all, for those operations that need one that runs. */
-static int not_running(const char *operation, struct err *e)
+int vmm_not_running(const char *operation, struct err *e)
 {
 	return err_set(e, EBUSY, "%s\nVM is not running\nVmNotRunning", operation);
 }
@@ -223,7 +222,7 @@ int vmm_pause(struct vmm *vmm, struct err *e)
 {
 	static const char operation[] = "The VM could not be paused";
 	if (!vmm_has_machine(vmm))
-		return not_running(operation, e);
+		return vmm_not_running(operation, e);
 	if (vm_state(vmm->vm) == VM_PAUSED)
 		return invalid_transition(operation, "pause", VM_PAUSED, VM_PAUSED, e);
 	emit(vmm, "pausing");
@@ -237,7 +236,7 @@ int vmm_resume(struct vmm *vmm, struct err *e)
 {
 	static const char operation[] = "The VM could not resume";
 	if (!vmm_has_machine(vmm))
-		return not_running(operation, e);
+		return vmm_not_running(operation, e);
 	if (vm_state(vmm->vm) == VM_RUNNING)
 		return invalid_transition(operation, "resume", VM_RUNNING, VM_RUNNING, e);
 	emit(vmm, "resuming");
@@ -251,7 +250,7 @@ int vmm_shutdown(struct vmm *vmm, struct err *e)
 {
 	static const char operation[] = "The VM could not shutdown";
 	if (!vmm_has_machine(vmm))
-		return not_running(operation, e);
+		return vmm_not_running(operation, e);
 	int rc = vmm_because(vm_shutdown(vmm->vm, e), operation, e);
 	if (rc >= 0)
 		emit(vmm, "shutdown");
@@ -277,13 +276,13 @@ int vmm_reboot(struct vmm *vmm, struct err *e)
 int vmm_power_button(struct vmm *vmm, struct err *e)
 {
 	static const char operation[] = "Error triggering power button";
-	return vmm_has_machine(vmm) ? vmm_because(vm_power_button(vmm->vm, e), operation, e) : not_running(operation, e);
+	return vmm_has_machine(vmm) ? vmm_because(vm_power_button(vmm->vm, e), operation, e) : vmm_not_running(operation, e);
 }
 
 int vmm_nmi(struct vmm *vmm, struct err *e)
 {
 	static const char operation[] = "Error triggering NMI";
-	return vmm_has_machine(vmm) ? vmm_because(vm_nmi(vmm->vm, e), operation, e) : not_running(operation, e);
+	return vmm_has_machine(vmm) ? vmm_because(vm_nmi(vmm->vm, e), operation, e) : vmm_not_running(operation, e);
 }
 
 int vmm_delete(struct vmm *vmm, struct err *e)
@@ -313,7 +312,7 @@ int vmm_info(struct vmm *vmm, struct text *json, struct err *e)
 int vmm_counters(struct vmm *vmm, struct text *json, struct err *e)
 {
 	if (!vmm_has_machine(vmm))
-		return not_running("The VM info is not available", e);
+		return vmm_not_running("The VM info is not available", e);
 	vm_device_counters(vmm->vm, json);
 	return 0;
 }

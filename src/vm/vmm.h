@@ -65,6 +65,8 @@ int vmm_add_device(struct vmm *vmm, const struct device_addition *a, struct pci_
  * that the guest ejected on its own account is back at the next boot, unless it is removed before: it leaves the
  * configuration at once then. */
 int vmm_remove_device(struct vmm *vmm, const char *id, struct err *e);
+/* Makes a disk of the running or paused guest larger. The configuration says nothing of sizes: the image has it. */
+int vmm_resize_disk(struct vmm *vmm, const char *id, uint64_t n_bytes, struct err *e);
 
 /* JSON of vm.info and of vm.counters. */
 int vmm_info(struct vmm *vmm, struct text *json, struct err *e);

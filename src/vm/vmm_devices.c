@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Devices that come and go.
+/* Devices that come and go, or grow.
  *
  * A disk that is added to a running guest joins the configuration, so that it is there after a reboot; one that is to be
  * removed stays until the guest has let go of it, or until the machine goes down, whichever comes first. vm.c tells. One that
@@ -144,6 +144,17 @@ int vmm_remove_device(struct vmm *vmm, const char *id, struct err *e)
 		return vmm_because(vmm_one_cause(rc, e), operation, e);
 	}
 	rc = vmm_because(vmm_one_cause(vm_remove_device(vmm->vm, id, e), e), "Error from device manager", e);
+	return vmm_because(rc, operation, e);
+}
+
+int vmm_resize_disk(struct vmm *vmm, const char *id, uint64_t n_bytes, struct err *e)
+{
+	static const char operation[] = "The disk could not be resized";
+	if (!vmm->config)
+		return vmm_not_created(operation, e);
+	if (!vmm_has_machine(vmm))
+		return vmm_not_running(operation, e);
+	int rc = vmm_because(vmm_one_cause(vm_resize_disk(vmm->vm, id, n_bytes, e), e), "Error from device manager", e);
 	return vmm_because(rc, operation, e);
 }
 

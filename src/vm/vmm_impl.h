@@ -25,3 +25,4 @@ void vmm_on_device_removed(void *context, const char *id, const char *bdf, bool 
 int vmm_because(int rc, const char *operation, struct err *e); /* puts the operation in front of why it failed */
 int vmm_one_cause(int rc, struct err *e); /* of a text that names what a client chose, before that */
 int vmm_not_created(const char *operation, struct err *e);
+int vmm_not_running(const char *operation, struct err *e); /* also when there is no VM at all */

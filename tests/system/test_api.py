@@ -216,6 +216,7 @@ EXPECTED = {
     "vm.nmi": (500, 500, 204, 204),
     "vm.add-disk": (404, 204, 200, 200),
     "vm.remove-device": (404, 404, 404, 404),
+    "vm.resize-disk": (404, 500, 404, 404),
     # Part of the configuration before boot; none of them can be plugged in yet.
     **dict.fromkeys(("vm.add-net", "vm.add-fs", "vm.add-generic-vhost-user", "vm.add-pmem", "vm.add-vsock", "vm.add-vdpa",
                      "vm.add-device", "vm.add-user-device"), (404, 204, 500, 500)),
@@ -243,7 +244,8 @@ def test_every_operation_in_every_state(client, document, config, raw, before):
     config = {**config, "memory": {**config["memory"], "shared": True}}  # which vhost-user asks for
     bodies = {**{route.name: document.least(route.body) for route in document.routes if route.body},
               "vm.create": config, "vm.add-disk": {"path": str(raw("disk", 1 << 20)), "id": "new"}, "vm.add-vsock": VSOCK,
-              "vm.add-device": {"path": "/no/such/device"}, "vm.remove-device": {"id": "no-such-device"}}
+              "vm.add-device": {"path": "/no/such/device"}, "vm.remove-device": {"id": "no-such-device"},
+              "vm.resize-disk": {"id": "no-such-disk", "desired_size": 1 << 20}}
     done = {route.name for route in document.routes if route.is_supported and route.name.startswith("vm.")}
     assert done == set(EXPECTED)
     for route in document.routes:

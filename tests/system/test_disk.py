@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from test_hotplug import Guest
 from vmm import sections
 
 MIB = 1 << 20
@@ -226,3 +227,13 @@ def test_whole_root_on_a_read_only_disk(ask, copy):
     assert hashlib.md5(root.read_bytes()).hexdigest() == before
 
 
+def test_queues_run_on_their_cpus(start, folder, raw):
+    cpus = sorted(os.sched_getaffinity(0))
+    affinity = f"[0@[{cpus[-1]}],1@[{cpus[0]}]]"
+    guest = Guest(start, folder, ["--cpus", "boot=2", "--disk",
+                                  f"path={raw('data', MIB)},serial=data,num_queues=2,queue_affinity={affinity}"])
+    assert guest.run("appears data; dd if=/dev/$d of=/dev/null bs=64k iflag=direct 2>/dev/null || echo failed") == ""
+    found = {(task / "comm").read_text().strip(): os.sched_getaffinity(int(task.name))
+             for task in Path(f"/proc/{guest.vm.pid}/task").iterdir() if not (task / "comm").read_text().startswith("iou-")}
+    assert (found["_disk0_q0"], found["_disk0_q1"]) == ({cpus[-1]}, {cpus[0]})
+    guest.end()

@@ -134,7 +134,7 @@ static struct block_params kit_params(const struct kit *k)
 	};
 }
 
-static void kit_open(struct kit *k)
+__attribute__((unused)) static void kit_open(struct kit *k)
 {
 	struct err e = { 0 };
 	struct block_params p = kit_params(k);
@@ -146,7 +146,7 @@ static void kit_open(struct kit *k)
 	}
 }
 
-static void kit_close(struct kit *k)
+__attribute__((unused)) static void kit_close(struct kit *k)
 {
 	for (unsigned l = 0; l < KIT_LANES; l++)
 		block_lane_close(k->lanes[l]);

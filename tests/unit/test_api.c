@@ -81,6 +81,13 @@ int vmm_remove_device(struct vmm *v, const char *id, struct err *e)
 	return ask(v, "remove_device", id, e);
 }
 
+int vmm_resize_disk(struct vmm *v, const char *id, uint64_t n_bytes, struct err *e)
+{
+	char argument[64];
+	(void)snprintf(argument, sizeof argument, "%s to %llu", id, (unsigned long long)n_bytes);
+	return ask(v, "resize_disk", argument, e);
+}
+
 int vmm_info(struct vmm *v, struct text *json, struct err *e)
 {
 	text_append(json, "{\"state\":\"Created\"}");
@@ -312,7 +319,6 @@ TEST(what_is_valid_and_not_there_yet_says_so)
 {
 	static const char *const bodies[][2] = {
 		{ "vm.resize", "{\"desired_vcpus\":2}" },
-		{ "vm.resize-disk", "{\"id\":\"a\",\"desired_size\":4096}" },
 		{ "vm.resize-zone", "{\"id\":\"a\",\"desired_ram\":4096}" },
 		{ "vm.snapshot", "{\"destination_url\":\"file:///x\"}" },
 		{ "vm.coredump", "{\"destination_url\":\"file:///x\"}" },
@@ -331,6 +337,33 @@ TEST(what_is_valid_and_not_there_yet_says_so)
 	expect_error(&b, "PUT", "vm.send-migration", "{\"destination_url\":\"x\",\"connections\":129}", 400,
 	             "Failed to deserialize JSON", "connections: 129 is not within 1 to 128");
 	expect_error(&b, "PUT", "vm.snapshot", "{}", 400, "Failed to deserialize JSON", "missing member 'destination_url'");
+	bench_done(&b);
+}
+
+TEST(disks_are_resized_by_id)
+{
+	static const char body[] = "{\"id\":\"_disk0\",\"desired_size\":10737418240}";
+	static const struct {
+		int rc;
+		unsigned status;
+	} refusals[] = { { -ENOENT, 404 }, { -EBUSY, 500 }, { -EIO, 500 }, { -ENOTSUP, 500 } };
+	struct bench b;
+	bench_init(&b);
+	expect(&b, "PUT", "vm.resize-disk", body, 204, "");
+	STR_EQ(b.vmm.asked, "resize_disk");
+	STR_EQ(b.vmm.argument, "_disk0 to 10737418240");
+	b.vmm.text = "The disk could not be resized\nwhy";
+	for (size_t i = 0; i < sizeof refusals / sizeof *refusals; i++) {
+		b.vmm.rc = refusals[i].rc;
+		expect(&b, "PUT", "vm.resize-disk", body, refusals[i].status,
+		       "[\"Error from API\",\"The disk could not be resized\",\"why\"]");
+	}
+	b.vmm.asked[0] = 0;
+	static const char *const wrong[] = { "{\"id\":\"a\"}", "{\"id\":\"a\",\"desired_size\":-512}",
+		                             "{\"id\":\"a\",\"desired_size\":\"1G\"}" };
+	for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++)
+		expect_error(&b, "PUT", "vm.resize-disk", wrong[i], 400, "Failed to deserialize JSON", "desired_size");
+	STR_EQ(b.vmm.asked, "");
 	bench_done(&b);
 }
 
