@@ -38,6 +38,8 @@ void signals_block(void)
 	(void)sigprocmask(SIG_BLOCK, &set, NULL);
 	/* A console's peer that goes away is an error of that write, not the end of the VM. */
 	(void)signal(SIGPIPE, SIG_IGN);
+	/* Likewise a guest's write beyond RLIMIT_FSIZE. */
+	(void)signal(SIGXFSZ, SIG_IGN);
 	(void)signal(SIGCHLD, SIG_IGN);
 }
 

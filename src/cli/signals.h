@@ -13,8 +13,8 @@ struct signals {
 	void *context;
 };
 
-/* SIGTERM, SIGINT, SIGHUP (unless they were ignored), SIGWINCH, SIGCONT, SIGIO, SIGUSR1, SIGUSR2. SIGPIPE and SIGCHLD are
- * ignored. */
+/* SIGTERM, SIGINT, SIGHUP (unless they were ignored), SIGWINCH, SIGCONT, SIGIO, SIGUSR1, SIGUSR2. SIGPIPE, SIGXFSZ and
+ * SIGCHLD are ignored. */
 void signals_block(void);
 int signals_watch(struct signals *s, struct loop *l, void (*fn)(void *context, int signal), void *context, struct err *e);
 void signals_done(struct signals *s); /* also after a failed signals_watch() */

@@ -20,8 +20,8 @@ static void on_fatal(int signal)
 
 void terminal_guard_install(void)
 {
-	static const int fatal[] = { SIGABRT, SIGBUS, SIGFPE, SIGILL, SIGSEGV, SIGSYS, SIGQUIT, SIGXCPU, SIGXFSZ,
-	                             SIGTRAP, SIGALRM, SIGVTALRM, SIGPROF, SIGPWR, SIGSTKFLT };
+	static const int fatal[] = { SIGABRT, SIGBUS, SIGFPE, SIGILL, SIGSEGV, SIGSYS, SIGQUIT, SIGXCPU, SIGTRAP,
+	                             SIGALRM, SIGVTALRM, SIGPROF, SIGPWR, SIGSTKFLT };
 
 	if (tcgetattr(STDIN_FILENO, &at_start) < 0)
 		return;
