@@ -71,13 +71,20 @@ _varan_options() { # context
 	'ch-remote shutdown') REPLY='--help ' ;;
 	'ch-remote shutdown-vmm') REPLY='--help ' ;;
 	'ch-remote snapshot') REPLY='--help ' ;;
+	'varan image') REPLY='--help ' ;;
+	'varan image create') REPLY='--format --backing --backing-format --cluster-size --compression --extended-l2 --lazy-refcounts --preallocation --force --progress --quiet --help ' ;;
+	'varan image info') REPLY='--format --backing-files --force-share --json --help ' ;;
+	'varan image check') REPLY='--format --repair --json --help ' ;;
+	'varan image convert') REPLY='--from --to --compress --cluster-size --compression --extended-l2 --lazy-refcounts --backing-files --force --progress --quiet --help ' ;;
+	'varan image resize') REPLY='--format --backing-files --help ' ;;
+	'varan image commit') REPLY='--progress --quiet --help ' ;;
 	'varan doctor') REPLY='--json' ;;
 	'varan document') REPLY=' ' ;;
 	*) REPLY= ;;
 	esac
 }
 
-_varan_takes() { # context, option; no option: the first bare word
+_varan_takes() { # context, option; no option: the first bare word, with + the next ones too
 	case "$1 $2" in
 	'varan --kernel') REPLY='@' ;;
 	'varan --firmware') REPLY='@' ;;
@@ -383,8 +390,55 @@ _varan_takes() { # context, option; no option: the first bare word
 	'ch-remote shutdown-vmm --help') REPLY='-' ;;
 	'ch-remote snapshot ') REPLY='' ;;
 	'ch-remote snapshot --help') REPLY='-' ;;
-	'varan ') REPLY='remote doctor document' ;;
-	'varan document ') REPLY='man man-remote man-api openapi completion' ;;
+	'varan image --help') REPLY='-' ;;
+	'varan image ') REPLY='create info check convert resize commit' ;;
+	'varan image create --format') REPLY='raw qcow2 vhd vhdx vmdk' ;;
+	'varan image create --backing') REPLY='@' ;;
+	'varan image create --backing-format') REPLY='raw qcow2 vhd vhdx vmdk' ;;
+	'varan image create --cluster-size') REPLY='' ;;
+	'varan image create --compression') REPLY='zlib zstd' ;;
+	'varan image create --extended-l2') REPLY='-' ;;
+	'varan image create --lazy-refcounts') REPLY='-' ;;
+	'varan image create --preallocation') REPLY='off metadata falloc full' ;;
+	'varan image create --force') REPLY='-' ;;
+	'varan image create --progress') REPLY='-' ;;
+	'varan image create --quiet') REPLY='-' ;;
+	'varan image create --help') REPLY='-' ;;
+	'varan image create ') REPLY='@' ;;
+	'varan image info --format') REPLY='raw qcow2 vhd vhdx vmdk' ;;
+	'varan image info --backing-files') REPLY='-' ;;
+	'varan image info --force-share') REPLY='-' ;;
+	'varan image info --json') REPLY='-' ;;
+	'varan image info --help') REPLY='-' ;;
+	'varan image info ') REPLY='@' ;;
+	'varan image check --format') REPLY='raw qcow2 vhd vhdx vmdk' ;;
+	'varan image check --repair') REPLY='leaks all' ;;
+	'varan image check --json') REPLY='-' ;;
+	'varan image check --help') REPLY='-' ;;
+	'varan image check ') REPLY='@' ;;
+	'varan image convert --from') REPLY='raw qcow2 vhd vhdx vmdk' ;;
+	'varan image convert --to') REPLY='raw qcow2 vhd vhdx vmdk' ;;
+	'varan image convert --compress') REPLY='-' ;;
+	'varan image convert --cluster-size') REPLY='' ;;
+	'varan image convert --compression') REPLY='zlib zstd' ;;
+	'varan image convert --extended-l2') REPLY='-' ;;
+	'varan image convert --lazy-refcounts') REPLY='-' ;;
+	'varan image convert --backing-files') REPLY='-' ;;
+	'varan image convert --force') REPLY='-' ;;
+	'varan image convert --progress') REPLY='-' ;;
+	'varan image convert --quiet') REPLY='-' ;;
+	'varan image convert --help') REPLY='-' ;;
+	'varan image convert ') REPLY='+@' ;;
+	'varan image resize --format') REPLY='raw qcow2 vhd vhdx vmdk' ;;
+	'varan image resize --backing-files') REPLY='-' ;;
+	'varan image resize --help') REPLY='-' ;;
+	'varan image resize ') REPLY='@' ;;
+	'varan image commit --progress') REPLY='-' ;;
+	'varan image commit --quiet') REPLY='-' ;;
+	'varan image commit --help') REPLY='-' ;;
+	'varan image commit ') REPLY='@' ;;
+	'varan ') REPLY='remote doctor image document' ;;
+	'varan document ') REPLY='man man-remote man-image man-api openapi completion' ;;
 	*) REPLY= ;;
 	esac
 }
@@ -522,7 +576,7 @@ _varan() {
 		_varan_add_values "$REPLY" '' "$cur"
 	else
 		_varan_takes "$context" ''
-		((n_words == 0)) && _varan_add_values "$REPLY" '' "$cur"
+		[[ $n_words == 0 || $REPLY == +* ]] && _varan_add_values "$REPLY" '' "$cur"
 	fi
 }
 complete -F _varan varan cloud-hypervisor ch-remote

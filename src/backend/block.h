@@ -72,6 +72,11 @@ struct block_params {
 	/* AUTO: by the first bytes, once. A raw image so found refuses a first sector that would change the answer. */
 	enum block_type image_type;
 	bool may_use_backing_files; /* files that the image names may be opened */
+	/* For those who look at an image's own file, and for block_check(): what it is based on stays closed, and its holes
+	 * read as zeroes. Not for a guest. */
+	bool is_alone;
+	bool is_for_check; /* opening changes nothing, even where the image was not closed in order or is marked as corrupt */
+	bool has_no_lock;  /* read only, while others may be writing: what is read may be out of date, or wrong */
 	const struct log *log;
 };
 
@@ -110,6 +115,63 @@ enum block_repair { BLOCK_REPAIR_NOTHING, BLOCK_REPAIR_LEAKS, BLOCK_REPAIR_ALL }
 
 /* No lanes are open. -ENOTSUP: the format keeps nothing that could be wrong. */
 int block_check(struct block_image *i, enum block_repair repair, struct block_check *ret_c, struct err *e);
+
+/* What an image says of itself. Strings are the image's. */
+struct block_info {
+	const char *format;
+	uint64_t n_bytes;           /* of the disk */
+	uint64_t n_allocated_bytes; /* by the host's file system, for its own files */
+	uint32_t cluster_bytes;     /* 0: it has no clusters */
+	const char *backing_name, *backing_format; /* as they stand in the image; NULL: not there */
+	bool is_dirty;              /* it was not closed in order, or is open for writing */
+	unsigned version;           /* qcow2: 2, 3; the rest is there then. 0: another format */
+	unsigned refcount_bits;
+	bool is_corrupt, has_lazy_refcounts, is_zstd, has_extended_l2;
+	uint32_t n_snapshots;
+};
+
+void block_image_info(const struct block_image *i, struct block_info *ret_i);
+/* What it is based on, where that was opened; NULL: nothing, or it is alone. */
+const struct block_image *block_image_backing(const struct block_image *i);
+/* The path of what it is based on, from where we are: the caller's. NULL: nothing, or no memory. */
+char *block_image_backing_path(const struct block_image *i);
+
+/* --- making images; threads that may wait for I/O --- */
+
+/* Told now and then how far the work is. False: it is to stop, and fails with -ECANCELED. */
+struct block_progress {
+	bool (*step)(void *context, uint64_t n_done_bytes, uint64_t n_bytes);
+	void *context;
+};
+
+enum block_preallocation {
+	BLOCK_PREALLOCATE_OFF,
+	BLOCK_PREALLOCATE_METADATA, /* tables name a place for every cluster; the host has none yet */
+	BLOCK_PREALLOCATE_FALLOC,   /* the host reserves it */
+	BLOCK_PREALLOCATE_FULL,     /* zeroes are written */
+};
+
+struct block_create_params {
+	const char *path;
+	bool may_replace; /* an existing regular file that nobody uses; else -EEXIST */
+	enum block_type type;
+	uint64_t n_bytes; /* rounded up to 512 */
+	enum block_preallocation preallocation;
+	/* qcow2 only */
+	uint64_t cluster_bytes; /* 0: 64 KiB */
+	bool is_zstd, has_extended_l2, has_lazy_refcounts;
+	bool is_compressed; /* for block_convert(): clusters that become smaller are */
+	const char *backing_name, *backing_format; /* NULL: none. Written as they are, and not looked at. */
+	struct block_progress progress;
+};
+
+/* Makes an image, whole or not at all: it gets its name when it is complete and durable. */
+int block_create(const struct block_create_params *p, struct err *e);
+/* The same, with what the source's disk holds, backing files included; p->n_bytes is the source's. Zeroes become holes. */
+int block_convert(struct block_image *source, const struct block_create_params *p, struct err *e);
+/* Writes what an overlay holds to what it is based on, which grows where it is smaller; the overlay stays as it is. p is
+ * about the overlay; its is_readonly and is_alone do not matter. Stopped, or failed, it may be done again. */
+int block_commit(const struct block_params *p, const struct block_progress *progress, struct err *e);
 
 /* On the loop that will own it. n_max: requests in flight that make sense; more wait their turn. The engine is made
  * when it is first needed. Falls back to workers by itself, and logs it. */

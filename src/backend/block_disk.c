@@ -396,3 +396,12 @@ bool block_disk_finish(struct block_lane *lane, struct block_request *r, long re
 		r->n_done_bytes += p->run_bytes;
 	return r->n_done_bytes == r->n_bytes;
 }
+
+/* --- what it is --- */
+
+void block_disk_info(const struct block_image *i, struct block_info *info)
+{
+	const struct block_disk *d = i->state;
+	for (unsigned k = 0; k < d->n_pieces && !info->cluster_bytes; k++)
+		info->cluster_bytes = d->pieces[k].table ? d->pieces[k].table->block_bytes : 0;
+}

@@ -130,6 +130,8 @@ int block_disk_map(struct block_image *i, uint64_t offset_bytes, uint64_t n_byte
 /* Of a table with examine(). */
 int block_disk_read_packed(struct block_image *i, const struct block_extent *x, uint8_t *ret_bytes);
 
+void block_disk_info(const struct block_image *i, struct block_info *info);
+
 /* Under the lock. */
 int block_disk_sync(struct block_disk *d);
 int block_disk_flush_pages(struct block_disk *d); /* data durable, then pages, then those */

@@ -245,6 +245,7 @@ static struct block_image *new_image(const struct block_params *p, const struct 
 	i->format = f;
 	i->top = i;
 	i->has_no_io_uring = p->has_no_io_uring;
+	i->has_no_lock = p->has_no_lock && p->is_readonly;
 	i->log = p->log ? *p->log : (struct log){ .sink = NULL, .object = "disk" };
 	(void)pthread_mutex_init(&i->lock, NULL);
 	return i;
@@ -365,6 +366,8 @@ void block_close(struct block_image *i)
 	for (unsigned k = 0; i->top == i && k < i->n_files; k++)
 		close_file(i->files[k]);
 	free(i->files);
+	free(i->backing_name);
+	free(i->backing_format);
 	if (i->zeroes)
 		(void)munmap(i->zeroes, BLOCK_ZEROES_BYTES);
 	(void)pthread_mutex_destroy(&i->lock);

@@ -75,6 +75,7 @@ struct block_format {
 	int (*read_packed)(struct block_image *i, const struct block_extent *x, uint8_t *ret_bytes);
 	int (*resize)(struct block_image *i, uint64_t n_bytes, struct err *e);
 	int (*check)(struct block_image *i, enum block_repair repair, struct block_check *ret_c, struct err *e);
+	void (*info)(const struct block_image *i, struct block_info *info); /* adds what it knows */
 };
 
 extern const struct block_format block_raw_format, block_qcow2_format;
@@ -169,6 +170,8 @@ struct block_image {
 	struct block_limits limits;
 	_Atomic uint64_t n_disk_bytes; /* limits.n_bytes, which resizing changes under running lanes */
 	bool has_no_io_uring;
+	bool has_no_lock;            /* the top's: see block_params */
+	char *backing_name, *backing_format; /* as they stand in the image; NULL: not there */
 	bool was_probed;             /* the format was not named: see block_params.image_type */
 	const struct block_seam *seam; /* the top's */
 	void *zeroes;

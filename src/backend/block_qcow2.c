@@ -573,4 +573,5 @@ const struct block_format block_qcow2_format = {
 	.read_packed = qcow2_read_packed,
 	.resize = qcow2_resize,
 	.check = qcow2_check,
+	.info = qcow2_info,
 };

@@ -267,6 +267,9 @@ int qcow2_l2_make(struct qcow2 *q, uint64_t l1_index);
 /* --- the rest --- */
 
 int qcow2_open(struct block_image *i, const struct block_params *p, struct err *e);
+void qcow2_info(const struct block_image *i, struct block_info *info);
+/* Of what the image is based on, which it names: as it says, or raw where it says nothing and that looks raw. */
+int qcow2_backing_type(const struct block_image *i, enum block_type *ret_type, struct err *e);
 int qcow2_load_refcounts(struct qcow2 *q, struct err *e); /* what is only read has none in memory */
 void qcow2_close(struct block_image *i);
 int qcow2_check(struct block_image *i, enum block_repair repair, struct block_check *ret_c, struct err *e);

@@ -344,6 +344,16 @@ static void check_flags(struct walk *w, bool is_repairing)
 	}
 }
 
+/* All is well again: it may be written to, and nobody needs to repair it. */
+static int clear_marks(struct qcow2 *q)
+{
+	const uint64_t marks = QCOW2_INCOMPAT_DIRTY | QCOW2_INCOMPAT_CORRUPT;
+	if (!(q->incompatible & marks))
+		return 0;
+	q->incompatible &= ~marks;
+	return qcow2_write_features(q);
+}
+
 static int check(struct qcow2 *q, enum block_repair repair, struct block_check *c, struct err *e)
 {
 	uint64_t file_bytes;
@@ -389,6 +399,8 @@ static int check(struct qcow2 *q, enum block_repair repair, struct block_check *
 	if (repair != BLOCK_REPAIR_NOTHING) {
 		q->image->was_changed = true;
 		rc = qcow2_close_clean(q);
+		if (rc >= 0 && is_repairing && !c->n_corruptions && !c->n_errors)
+			rc = clear_marks(q);
 		if (rc < 0)
 			rc = err_set_errno(e, -rc, "cannot repair '%s'", q->file->path);
 	}

@@ -225,19 +225,20 @@ static int parse_first_cluster(struct qcow2 *q, struct header *h, struct err *e)
 /* --- the backing file --- */
 
 /* See the top. */
-static int guess_backing(struct qcow2 *q, const struct header *h, enum block_type *ret_type, struct err *e)
+static int guess_backing(const struct block_image *i, enum block_type *ret_type, struct err *e)
 {
-	free_scoped char *path = block_resolve_path(q->file, h->backing_name);
-	int rc = path ? block_probe_path(path, ret_type, e) : err_set(e, ENOMEM, "no memory for '%s'", q->file->path);
+	free_scoped char *path = block_resolve_path(i->file, i->backing_name);
+	int rc = path ? block_probe_path(path, ret_type, e) : err_set(e, ENOMEM, "no memory for '%s'", i->file->path);
 	if (rc < 0)
 		return rc;
 	if (*ret_type != BLOCK_TYPE_RAW)
 		return BAD("it does not name the format of its backing file '%.80s' (qemu-img rebase -u -F FORMAT sets it)",
-		           q->file->path, h->backing_name);
+		           i->file->path, i->backing_name);
 	return 0;
 }
 
-static int open_backing(struct qcow2 *q, const struct block_params *p, const struct header *h, struct err *e)
+/* AUTO: it is not said. */
+static int named_type(const struct block_image *i, enum block_type *ret_type, struct err *e)
 {
 	static const struct {
 		const char *name;
@@ -247,22 +248,42 @@ static int open_backing(struct qcow2 *q, const struct block_params *p, const str
 		{ "qcow2", BLOCK_TYPE_QCOW2 }, { "vpc", BLOCK_TYPE_VHD }, { "vhdx", BLOCK_TYPE_VHDX },
 		{ "vmdk", BLOCK_TYPE_VMDK },
 	};
-	enum block_type type = BLOCK_TYPE_AUTO;
-	if (!h->backing_offset)
+	*ret_type = BLOCK_TYPE_AUTO;
+	if (!i->backing_format)
 		return 0;
 	for (size_t k = 0; k < ARRAY_LEN(formats); k++) {
-		if (strcmp(formats[k].name, h->backing_format) == 0)
-			type = formats[k].type;
+		if (strcmp(formats[k].name, i->backing_format) == 0) {
+			*ret_type = formats[k].type;
+			return 0;
+		}
 	}
-	if (type == BLOCK_TYPE_AUTO && h->backing_format[0])
-		return err_set(e, ENOTSUP, "cannot open '%s': not supported yet: a backing file of format '%s'",
-		               q->file->path, h->backing_format);
-	if (type == BLOCK_TYPE_AUTO && p->may_use_backing_files) {
-		int rc = guess_backing(q, h, &type, e);
-		if (rc < 0)
-			return rc;
-	}
-	return block_open_backing(q->image, p, h->backing_name, type, e);
+	return err_set(e, ENOTSUP, "cannot open '%s': not supported yet: a backing file of format '%s'", i->file->path,
+	               i->backing_format);
+}
+
+int qcow2_backing_type(const struct block_image *i, enum block_type *ret_type, struct err *e)
+{
+	int rc = named_type(i, ret_type, e);
+	return rc >= 0 && *ret_type == BLOCK_TYPE_AUTO ? guess_backing(i, ret_type, e) : rc;
+}
+
+static int open_backing(struct block_image *i, const struct block_params *p, struct err *e)
+{
+	enum block_type type;
+	if (!i->backing_name || p->is_alone)
+		return 0;
+	int rc = p->may_use_backing_files ? qcow2_backing_type(i, &type, e) : named_type(i, &type, e);
+	return rc < 0 ? rc : block_open_backing(i, p, i->backing_name, type, e);
+}
+
+static int keep_backing_name(struct block_image *i, const struct header *h, struct err *e)
+{
+	if (!h->backing_offset)
+		return 0;
+	i->backing_name = strdup(h->backing_name);
+	i->backing_format = h->backing_format[0] ? strdup(h->backing_format) : NULL;
+	return i->backing_name && (i->backing_format || !h->backing_format[0]) ?
+	       0 : err_set(e, ENOMEM, "no memory for '%s'", i->file->path);
 }
 
 /* --- tables --- */
@@ -411,7 +432,9 @@ int qcow2_open(struct block_image *i, const struct block_params *p, struct err *
 	if (rc >= 0)
 		rc = load_tables(q, h, p->is_readonly, e);
 	if (rc >= 0)
-		rc = open_backing(q, p, h, e);
+		rc = keep_backing_name(i, h, e);
+	if (rc >= 0)
+		rc = open_backing(i, p, e);
 	if (rc < 0)
 		return rc;
 	rc = leave_direct(q, e);
@@ -419,7 +442,21 @@ int qcow2_open(struct block_image *i, const struct block_params *p, struct err *
 		return rc;
 	set_limits(q, p);
 	i->n_disk_bytes = q->size_bytes;
-	return p->is_readonly ? 0 : prepare_writing(q, e);
+	return p->is_readonly || p->is_for_check ? 0 : prepare_writing(q, e);
+}
+
+void qcow2_info(const struct block_image *i, struct block_info *info)
+{
+	const struct qcow2 *q = i->state;
+	info->cluster_bytes = (uint32_t)q->cluster_bytes;
+	info->is_dirty = q->incompatible & QCOW2_INCOMPAT_DIRTY;
+	info->version = q->version;
+	info->refcount_bits = 1u << q->refcount_order;
+	info->is_corrupt = q->incompatible & QCOW2_INCOMPAT_CORRUPT;
+	info->has_lazy_refcounts = q->compatible & QCOW2_COMPAT_LAZY_REFCOUNTS;
+	info->is_zstd = q->is_zstd;
+	info->has_extended_l2 = q->has_extl2;
+	info->n_snapshots = q->n_snapshots;
 }
 
 void qcow2_close(struct block_image *i)

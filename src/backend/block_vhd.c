@@ -417,5 +417,6 @@ const struct block_format block_vhd_format = {
 	.open = vhd_open,
 	.close = vhd_close,
 	.map = block_disk_map,
+	.info = block_disk_info,
 	.read_packed = block_disk_read_packed,
 };

@@ -374,4 +374,5 @@ const struct block_format block_vhdx_format = {
 	.open = vhdx_open,
 	.close = vhdx_close,
 	.map = block_disk_map,
+	.info = block_disk_info,
 };

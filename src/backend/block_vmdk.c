@@ -308,5 +308,6 @@ const struct block_format block_vmdk_format = {
 	.open = vmdk_open,
 	.close = vmdk_close,
 	.map = block_disk_map,
+	.info = block_disk_info,
 	.read_packed = vmdk_read_packed,
 };

@@ -8,6 +8,7 @@
 #include "base/checked.h"
 #include "base/text.h"
 #include "cli/document.h"
+#include "cli/image.h"
 #include "cli/remote_tables.h"
 #include "cli/subcommands.h"
 #include "config/options.h"
@@ -150,16 +151,16 @@ static const char end[] =
 	"\t\t_varan_add_values \"$REPLY\" '' \"$cur\"\n"
 	"\telse\n"
 	"\t\t_varan_takes \"$context\" ''\n"
-	"\t\t((n_words == 0)) && _varan_add_values \"$REPLY\" '' \"$cur\"\n"
+	"\t\t[[ $n_words == 0 || $REPLY == +* ]] && _varan_add_values \"$REPLY\" '' \"$cur\"\n"
 	"\tfi\n"
 	"}\n"
 	"complete -F _varan varan cloud-hypervisor ch-remote\n";
 
 /* What stands between the quotes of a case; rows hold no quotes. */
-static void write_takes(const char *context, const struct option_row *r, struct text *t)
+static void write_takes(const char *context, const struct option_row *r, bool has_more, struct text *t)
 {
 	text_appendf(t, "\t'%s %s%s') REPLY='%s", context, r->arity == OPTION_WORD ? "" : "--",
-	             r->arity == OPTION_WORD ? "" : r->name, r->arity == OPTION_MANY ? "+" : "");
+	             r->arity == OPTION_WORD ? "" : r->name, r->arity == OPTION_MANY || has_more ? "+" : "");
 	if (r->arity == OPTION_FLAG)
 		text_append_char(t, '-');
 	else if (r->schema)
@@ -174,14 +175,17 @@ static void write_takes(const char *context, const struct option_row *r, struct 
 /* One context: its entry in the table of options, or its entries in that of what they take. */
 static void write_table(const char *context, const struct option_table *table, bool is_takes, struct text *t)
 {
+	bool has_word = false;
 	if (!is_takes)
 		text_appendf(t, "\t'%s') REPLY='", context);
 	for (size_t i = 0; i < table->n_rows; i++) {
 		const struct option_row *r = &table->rows[i];
-		if (!r->name || (r->arity == OPTION_WORD && r->ends_parsing))
+		bool is_word = r->arity == OPTION_WORD;
+		if (!r->name || (is_word && (r->ends_parsing || has_word)))
 			continue;
+		has_word |= is_word;
 		if (is_takes)
-			write_takes(context, r, t);
+			write_takes(context, r, is_word && i + 1 < table->n_rows && r[1].arity == OPTION_WORD && r[1].is_path, t);
 		else if (r->arity != OPTION_WORD)
 			text_appendf(t, "--%s ", r->name);
 	}
@@ -211,12 +215,26 @@ static void write_remote(const char *context, bool is_ch, bool is_takes, struct 
 	}
 }
 
+static void write_image(bool is_takes, struct text *t)
+{
+	write_table("varan image", image_global_table(), is_takes, t);
+	if (is_takes) {
+		text_append(t, "\t'varan image ') REPLY='");
+		for (size_t i = 0; image_command_table(i); i++)
+			text_appendf(t, "%s%s", i ? " " : "", image_command_name(i));
+		text_append(t, "' ;;\n");
+	}
+	for (size_t i = 0; image_command_table(i); i++)
+		write_table(image_command_table(i)->program, image_command_table(i), is_takes, t);
+}
+
 static void write_all(bool is_takes, struct text *t)
 {
 	write_table("varan", &varan_options, is_takes, t);
 	write_table("cloud-hypervisor", &varan_options, is_takes, t);
 	write_remote("varan remote", false, is_takes, t);
 	write_remote("ch-remote", true, is_takes, t);
+	write_image(is_takes, t);
 	if (is_takes) {
 		text_append(t, "\t'varan ') REPLY='");
 		for (size_t i = 0; i < n_subcommands; i++)
@@ -235,7 +253,8 @@ void completion_write_bash(struct text *t)
 	text_append(t, start);
 	text_append(t, "_varan_options() { # context\n\tcase $1 in\n");
 	write_all(false, t);
-	text_append(t, "\t*) REPLY= ;;\n\tesac\n}\n\n_varan_takes() { # context, option; no option: the first bare word\n"
+	text_append(t, "\t*) REPLY= ;;\n\tesac\n}\n\n"
+	               "_varan_takes() { # context, option; no option: the first bare word, with + the next ones too\n"
 	               "\tcase \"$1 $2\" in\n");
 	write_all(true, t);
 	text_append(t, "\t*) REPLY= ;;\n\tesac\n}\n\n");

@@ -5,6 +5,7 @@
 #include "base/checked.h"
 #include "base/text.h"
 #include "cli/completion.h"
+#include "cli/image.h"
 #include "cli/remote_tables.h"
 #include "cli/subcommands.h"
 #include "config/options.h"
@@ -47,7 +48,7 @@ static const char man_end[] =
 	".TP\nSIGUSR2\nPress the power button of the guest.\n"
 	".SH FILES\n"
 	".TP\n.I /dev/kvm\nThe hypervisor, which the process must be allowed to read and write.\n"
-	".SH SEE ALSO\n.BR varan\\-remote (1),\n.BR varan\\-api (7)\n";
+	".SH SEE ALSO\n.BR varan\\-remote (1),\n.BR varan\\-image (1),\n.BR varan\\-api (7)\n";
 
 static void write_man_subcommands(struct text *t)
 {
@@ -88,6 +89,7 @@ static const struct {
 } documents[] = {
 	{ "man", write_man },
 	{ "man-remote", remote_write_man },
+	{ "man-image", image_write_man },
 	{ "man-api", api_write_man },
 	{ "openapi", write_openapi },
 	{ "completion", completion_write_bash },

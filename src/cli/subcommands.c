@@ -5,6 +5,7 @@
 #include "base/text.h"
 #include "cli/doctor.h"
 #include "cli/document.h"
+#include "cli/image.h"
 #include "cli/remote.h"
 
 #include <string.h>
@@ -14,6 +15,7 @@
 const struct subcommand subcommands[] = {
 	{ "remote", "...", "Talk to a running VMM over its API socket", remote_main },
 	{ "doctor", "[--json]", "Can this machine run Linux guests, and why", doctor_main },
+	{ "image", "...", "Make, examine and change disk images", image_main },
 	{ "document", "...", "The manual pages, the API's description, shell completion", document_main },
 };
 const size_t n_subcommands = ARRAY_LEN(subcommands);

@@ -354,7 +354,7 @@ def test_manual_page_of_the_program():
                         "SEE ALSO"]
     listed = subprocess.run([VARAN, "--help"], capture_output=True, text=True).stdout.split("Sub-commands:\n")[1]
     names = [line.split()[1] for line in listed.splitlines()]
-    assert names == ["remote", "doctor", "document"]
+    assert names == ["remote", "doctor", "image", "document"]
     for name in names:
         assert f".TP\n\\fBvaran {name}\\fR " in page
 

@@ -1,0 +1,143 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Words of the command line, and what is said to people. */
+#include "cli/image_impl.h"
+
+#include "base/checked.h"
+#include "base/cleanup.h"
+#include "base/text.h"
+#include "schema/words.h"
+
+#include <errno.h>
+#include <jansson.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+const char *const image_formats[] = { "raw", "qcow2", "vhd", "vhdx", "vmdk", NULL };
+const char *const image_compressions[] = { "zlib", "zstd", NULL };
+
+enum block_type image_type(const char *word)
+{
+	static const enum block_type types[] = { BLOCK_TYPE_RAW, BLOCK_TYPE_QCOW2, BLOCK_TYPE_VHD, BLOCK_TYPE_VHDX,
+		                                 BLOCK_TYPE_VMDK };
+	for (size_t i = 0; word && image_formats[i]; i++)
+		if (strcmp(word, image_formats[i]) == 0)
+			return types[i];
+	return BLOCK_TYPE_AUTO;
+}
+
+const char *image_qemu_format(const char *format)
+{
+	return strcmp(format, "vhd") == 0 ? "vpc" : format;
+}
+
+int image_size(const char *option, const char *word, uint64_t *ret_bytes, struct err *e)
+{
+	size_t n = strlen(word);
+	bool is_tera = n && (word[n - 1] == 'T' || word[n - 1] == 't');
+	free_scoped char *digits = strndup(word, n - is_tera);
+	bool is_size = digits && (is_tera ? word_to_number(digits, ret_bytes) : word_to_size(word, ret_bytes));
+	if (!is_size || (is_tera && !checked_mul(*ret_bytes, 1ull << 40, ret_bytes)) || *ret_bytes > INT64_MAX)
+		return err_set(e, EINVAL, "invalid value '%s' for '%s': bytes, or a number with K, M, G or T behind it, "
+		               "below 8388608T", word, option);
+	return 0;
+}
+
+static int read_cluster_size(const struct command_line *line, struct block_create_params *p, struct err *e)
+{
+	const char *word = command_line_value(line, "cluster-size");
+	if (!word)
+		return 0;
+	int rc = image_size("--cluster-size <cluster-size>", word, &p->cluster_bytes, e);
+	if (rc < 0)
+		return rc;
+	if (!is_power_of_two(p->cluster_bytes) || p->cluster_bytes < 512 || p->cluster_bytes > 2u << 20)
+		return err_set(e, EINVAL, "invalid value '%s' for '--cluster-size <cluster-size>': a power of two from 512 to 2M",
+		               word);
+	return 0;
+}
+
+int image_read_target(const struct command_line *line, const char *format_option, struct block_create_params *p,
+                      struct err *e)
+{
+	static const char *const ours[] = { "cluster-size", "compression", "extended-l2", "lazy-refcounts" };
+	const char *compression = command_line_value(line, "compression"), *format = command_line_value(line, format_option);
+	p->type = image_type(format);
+	p->may_replace = command_line_count(line, "force");
+	p->has_extended_l2 = command_line_count(line, "extended-l2");
+	p->has_lazy_refcounts = command_line_count(line, "lazy-refcounts");
+	p->is_zstd = compression && strcmp(compression, "zstd") == 0;
+	for (size_t i = 0; i < ARRAY_LEN(ours); i++)
+		if (p->type != BLOCK_TYPE_QCOW2 && command_line_count(line, ours[i]))
+			return err_set(e, EINVAL, "the argument '--%s' is for '--%s qcow2' only", ours[i], format_option);
+	int rc = read_cluster_size(line, p, e);
+	if (rc >= 0 && p->has_extended_l2 && p->cluster_bytes && p->cluster_bytes < 16384)
+		rc = err_set(e, EINVAL, "invalid value '%s' for '--cluster-size <cluster-size>': '--extended-l2' needs 16K at "
+		             "least", command_line_value(line, "cluster-size"));
+	return rc;
+}
+
+char *image_printable(const char *s)
+{
+	char *copy = strdup(s);
+	for (char *c = copy; c && *c; c++)
+		if ((unsigned char)*c < 0x20 || *c == 0x7f)
+			*c = '?';
+	return copy;
+}
+
+/* --- results --- */
+
+int image_usage(const struct image_command *c, const struct err *e)
+{
+	text_scoped t = TEXT_INIT;
+	command_line_write_usage_error(&c->table, e, &t);
+	fputs(text_get(&t), stderr);
+	return IMAGE_USAGE;
+}
+
+int image_fail(const struct image_command *c, struct err *e)
+{
+	int stopped = image_stop_signal();
+	err_flatten(e);
+	free_scoped char *text = image_printable(e->text);
+	fprintf(stderr, "%s: %s\n", c->table.program, text ? text : "out of memory");
+	if (stopped && e->code == ECANCELED) {
+		(void)signal(stopped, SIG_DFL);
+		(void)raise(stopped);
+	}
+	return IMAGE_FAILED;
+}
+
+static void print_record(void *context, const struct log_record *r)
+{
+	free_scoped char *text = image_printable(r->text);
+	(void)context;
+	fprintf(stderr, "varan image: %s: %s\n", r->level == LOG_ERROR ? "error" : "warning", text ? text : "");
+}
+
+const struct log *image_log(const struct image_command *c)
+{
+	static const struct log_sink sink = { .write = print_record, .max_level = LOG_WARN };
+	static const struct log log = { .sink = &sink, .object = "image" };
+	(void)c;
+	return &log;
+}
+
+int image_open(struct block_params *p, struct block_image **ret_i, struct err *e)
+{
+	int rc = block_open(p, ret_i, e);
+	if (rc != -EPERM || p->may_use_backing_files || !strstr(e->text, "backing_files is off"))
+		return rc;
+	return err_set(e, EPERM, "cannot open '%.200s': it consists of, or is based on, other files, which are opened with "
+	               "--backing-files only", p->path);
+}
+
+int image_print_json(void *json)
+{
+	json_t *o = json;
+	bool is_printed = o && json_dumpf(o, stdout, JSON_INDENT(4)) >= 0 && putchar('\n') != EOF && fflush(stdout) == 0;
+	json_decref(o);
+	return is_printed ? IMAGE_OK : IMAGE_FAILED;
+}

@@ -1,0 +1,204 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Images that are made, copied and committed: whole or not at all, sound to QEMU's own tools, and then a disk like any
+ * other for random work. The program's tests (test_image.py) have the rest. */
+#include "block_kit.h"
+
+#define DISK_BYTES (11ull * 1024 * 1024 + 512 * 37)
+
+static int create(const struct kit *k, struct block_create_params p, struct err *e)
+{
+	p.path = k->path;
+	p.type = p.type ? p.type : BLOCK_TYPE_QCOW2;
+	p.n_bytes = p.n_bytes ? p.n_bytes : DISK_BYTES;
+	return block_create(&p, e);
+}
+
+static struct kit kit_at(const char *name, enum block_type type)
+{
+	struct kit k = { .type = type };
+	(void)snprintf(k.path, sizeof k.path, "%s/%s", kit_folder, name);
+	return k;
+}
+
+static unsigned n_files(void)
+{
+	char command[160];
+	(void)snprintf(command, sizeof command, "test $(ls -A %s | wc -l) = ", kit_folder);
+	for (unsigned n = 0; n < 8; n++)
+		if (kit_try("%s%u", command, n) == 0)
+			return n;
+	return 8;
+}
+
+/* --- kinds --- */
+
+static const struct block_create_params kinds[] = {
+	{ .type = BLOCK_TYPE_RAW },
+	{ .type = BLOCK_TYPE_RAW, .preallocation = BLOCK_PREALLOCATE_FULL },
+	{ .cluster_bytes = 0 },
+	{ .cluster_bytes = 512 },
+	{ .cluster_bytes = 4096, .has_lazy_refcounts = true },
+	{ .cluster_bytes = 2u << 20, .is_zstd = true },
+	{ .has_extended_l2 = true },
+	{ .has_extended_l2 = true, .cluster_bytes = 16384, .preallocation = BLOCK_PREALLOCATE_METADATA },
+	{ .preallocation = BLOCK_PREALLOCATE_METADATA, .cluster_bytes = 512 },
+	{ .preallocation = BLOCK_PREALLOCATE_FALLOC },
+	{ .preallocation = BLOCK_PREALLOCATE_FULL, .cluster_bytes = 4096 },
+};
+
+static void work_on(const struct block_create_params *p)
+{
+	struct kit k = kit_at("disk", p->type ? p->type : BLOCK_TYPE_QCOW2);
+	const char *format = k.type == BLOCK_TYPE_RAW ? "raw" : "qcow2";
+	struct kit_model m;
+	struct err e = { 0 };
+	if (create(&k, *p, &e) < 0)
+		test_fail(__FILE__, __LINE__, "%s", e.text);
+	EQ(n_files(), 1);
+	kit_model_new(&m, 0, DISK_BYTES);
+	kit_qemu_compare(&k, format, &m, DISK_BYTES);
+	kit_open(&k);
+	kit_work(&k, &m, 240);
+	kit_compare(&k, &m);
+	kit_close(&k);
+	if (k.type == BLOCK_TYPE_QCOW2)
+		kit_run("qemu-img check -f qcow2 %s", k.path);
+	kit_qemu_compare(&k, format, &m, DISK_BYTES);
+	unlink(k.path);
+	free(m.bytes);
+}
+
+TEST(a_new_image_is_a_sound_empty_disk)
+{
+	kit_need_qemu();
+	kit_folder_new(0);
+	for (size_t n = 0; n < ARRAY_LEN(kinds); n++)
+		work_on(&kinds[n]);
+	kit_folder_done();
+}
+
+TEST(a_disk_of_no_bytes_and_one_of_many)
+{
+	static const uint64_t sizes[] = { 0, 512, 1ull << 40, 64ull << 40 };
+	kit_need_qemu();
+	kit_folder_new(0);
+	for (size_t n = 0; n < ARRAY_LEN(sizes); n++) {
+		struct kit k = kit_at("disk", BLOCK_TYPE_QCOW2);
+		struct block_create_params p = { .path = k.path, .type = BLOCK_TYPE_QCOW2, .n_bytes = sizes[n] };
+		EQ(block_create(&p, NULL), 0);
+		kit_run("qemu-img check -f qcow2 %s", k.path);
+		unlink(k.path);
+	}
+	kit_folder_done();
+}
+
+/* --- what is refused --- */
+
+TEST(what_cannot_be_made_is_refused_and_leaves_nothing)
+{
+	static const struct {
+		struct block_create_params p;
+		int code;
+		const char *text;
+	} cases[] = {
+		{ { .cluster_bytes = 256 }, EINVAL, "a power of two from 512 to 2M" },
+		{ { .cluster_bytes = 4u << 20 }, EINVAL, "a power of two from 512 to 2M" },
+		{ { .cluster_bytes = 3000 }, EINVAL, "a power of two from 512 to 2M" },
+		{ { .has_extended_l2 = true, .cluster_bytes = 8192 }, EINVAL, "16K at least" },
+		{ { .cluster_bytes = 512, .n_bytes = 1ull << 40 }, EFBIG, "clusters of 512 bytes do not allow a disk" },
+		{ { .n_bytes = UINT64_MAX }, EFBIG, "too large" },
+		{ { .backing_name = "" }, EINVAL, "the name of its backing file has 0 bytes" },
+		{ { .backing_name = "b", .backing_format = "a name that is too long" }, EINVAL, "the name of its backing file" },
+		{ { .backing_name = "b", .preallocation = BLOCK_PREALLOCATE_FULL }, EINVAL, "would hide its backing file" },
+		{ { .type = BLOCK_TYPE_RAW, .backing_name = "b" }, EINVAL, "raw images cannot be based on others" },
+		{ { .type = BLOCK_TYPE_RAW, .cluster_bytes = 512 }, EINVAL, "raw images have no clusters" },
+		{ { .type = BLOCK_TYPE_RAW, .preallocation = BLOCK_PREALLOCATE_METADATA }, EINVAL, "no metadata" },
+		{ { .type = BLOCK_TYPE_VHDX }, ENOTSUP, "not supported yet" },
+	};
+	kit_folder_new(0);
+	struct kit k = kit_at("disk", BLOCK_TYPE_QCOW2);
+	for (size_t n = 0; n < ARRAY_LEN(cases); n++) {
+		struct err e = { 0 };
+		EQ(create(&k, cases[n].p, &e), -cases[n].code);
+		STR_HAS(e.text, cases[n].text);
+		EQ(n_files(), 0);
+	}
+	kit_folder_done();
+}
+
+static bool stop_at_once(void *context, uint64_t n_done, uint64_t n)
+{
+	(void)context;
+	return n_done >= n && n_done == 0;
+}
+
+TEST(stopped_work_leaves_nothing_and_replaces_nothing)
+{
+	kit_folder_new(0);
+	struct kit k = kit_at("disk", BLOCK_TYPE_QCOW2);
+	struct err e = { 0 };
+	kit_run("echo mine >%s", k.path);
+	EQ(create(&k, (struct block_create_params){ .cluster_bytes = 0 }, &e), -EEXIST);
+	struct block_create_params p = { .may_replace = true, .preallocation = BLOCK_PREALLOCATE_FULL,
+		                         .progress = { .step = stop_at_once } };
+	EQ(create(&k, p, &e), -ECANCELED);
+	kit_run("test \"$(cat %s)\" = mine", k.path);
+	EQ(n_files(), 1);
+	p.progress.step = NULL;
+	EQ(create(&k, p, &e), 0);
+	EQ(n_files(), 1);
+	kit_folder_done();
+}
+
+/* --- copies and commits --- */
+
+/* Random work on a disk that is then read alike from its copies, and from what it was based on. */
+TEST(a_copy_holds_what_the_disk_holds)
+{
+	static const struct block_create_params targets[] = {
+		{ .type = BLOCK_TYPE_RAW }, { .cluster_bytes = 512 }, { .has_extended_l2 = true },
+		{ .is_compressed = true, .cluster_bytes = 4096 }, { .is_compressed = true, .is_zstd = true },
+	};
+	kit_need_qemu();
+	kit_folder_new(0);
+	struct kit base = kit_at("base", BLOCK_TYPE_QCOW2), k = kit_at("disk", BLOCK_TYPE_QCOW2);
+	struct kit_model m;
+	struct err e = { 0 };
+	kit_model_new(&m, 0, DISK_BYTES);
+	EQ(create(&base, (struct block_create_params){ .n_bytes = 5u << 20 }, &e), 0);
+	EQ(create(&k, (struct block_create_params){ .backing_name = "base", .backing_format = "qcow2", .has_extended_l2 = true },
+	          &e), 0);
+	kit_open(&k);
+	kit_work(&k, &m, 360);
+	for (size_t n = 0; n < ARRAY_LEN(targets); n++) {
+		struct kit copy = kit_at("copy", targets[n].type ? targets[n].type : BLOCK_TYPE_QCOW2);
+		struct block_create_params p = targets[n];
+		p.path = copy.path;
+		p.type = copy.type;
+		if (block_convert(k.image, &p, &e) < 0)
+			test_fail(__FILE__, __LINE__, "%s", e.text);
+		kit_open(&copy);
+		kit_compare(&copy, &m);
+		kit_close(&copy);
+		if (copy.type == BLOCK_TYPE_QCOW2)
+			kit_run("qemu-img check -f qcow2 %s", copy.path);
+		kit_qemu_compare(&copy, copy.type == BLOCK_TYPE_RAW ? "raw" : "qcow2", &m, DISK_BYTES);
+		unlink(copy.path);
+	}
+	kit_close(&k);
+
+	struct block_params p = kit_params(&k);
+	struct block_progress stop = { .step = stop_at_once }, none = { .step = NULL };
+	EQ(block_commit(&p, &stop, &e), -ECANCELED);
+	if (block_commit(&p, &none, &e) < 0)
+		test_fail(__FILE__, __LINE__, "%s", e.text);
+	kit_run("qemu-img check -f qcow2 %s", base.path);
+	kit_open(&base);
+	kit_compare(&base, &m);
+	kit_close(&base);
+	kit_open(&k);
+	kit_compare(&k, &m);
+	kit_close(&k);
+	free(m.bytes);
+	kit_folder_done();
+}
