@@ -521,7 +521,6 @@ static void wait_used(const struct disk *d, unsigned n)
 		OK(clock_now_ns() - start_ns < 60 * NS_PER_S);
 		test_sleep_us(500);
 	}
-	EQ(n_used(d), n);
 }
 
 static void all_went_well(struct disk *d)
@@ -616,36 +615,51 @@ TEST(more_than_the_bucket_passes_in_the_end)
 	rate_limit_free(limit);
 }
 
-/* While it waits it asks for no kicks, and needs none; then it asks again. */
+/* Offers, and kicks if the device wants that (2.7.10, 2.7.13.3.1). */
+static void offer_as_told(struct disk *d)
+{
+	struct ring *r = &d->g.rings[0];
+	uint16_t old = r->n_offered;
+	offer(d, T_IN, SECTOR);
+	atomic_thread_fence(memory_order_seq_cst);
+	uint16_t n_new = (uint16_t)(r->n_offered - old), n_behind_event = (uint16_t)(r->n_offered - avail_event(d) - 1);
+	if (r->has_event_idx ? n_behind_event < n_new : used_flags(d) == 0)
+		rig_kick(&d->g, 0);
+}
+
+/* While it waits it asks for no kicks, and needs none; then it asks again. A driver that kicks all the same gains nothing. */
+static void check_quiet(bool has_event_idx, bool has_storm)
+{
+	struct disk d;
+	struct rate_limit *limit = OPS(2, 200);
+	disk_open(&d, limit, has_event_idx ? VIRTIO_F_EVENT_IDX : 0);
+	for (unsigned i = 0; i < 3; i++)
+		offer(&d, T_IN, SECTOR);
+	uint64_t start_ns = clock_now_ns();
+	rig_kick(&d.g, 0);
+	wait_used(&d, 2);
+	test_sleep_us(10000);
+	for (unsigned i = 0; has_storm && i < 100; i++)
+		rig_kick(&d.g, 0);
+	test_sleep_us(10000);
+	bool is_quiet = has_event_idx ? avail_event(&d) == 0 : used_flags(&d) == 1;
+	unsigned n = n_used(&d);
+	if (clock_now_ns() - start_ns < 90 * NS_PER_MS) /* else the machine was busy elsewhere, and the third may be served */
+		OK(is_quiet && n == 2);
+	offer_as_told(&d);
+	wait_used(&d, 4);
+	OK(clock_now_ns() - start_ns >= 200 * NS_PER_MS);
+	offer_as_told(&d);
+	wait_used(&d, 5);
+	all_went_well(&d);
+	disk_close(&d);
+	rate_limit_free(limit);
+}
+
 TEST(a_waiting_queue_is_quiet_and_loses_no_request)
 {
-	for (unsigned has_event_idx = 0; has_event_idx < 2; has_event_idx++) {
-		struct disk d;
-		struct rate_limit *limit = OPS(2, 200);
-		disk_open(&d, limit, has_event_idx ? VIRTIO_F_EVENT_IDX : 0);
-		for (unsigned i = 0; i < 3; i++)
-			offer(&d, T_IN, SECTOR);
-		uint64_t start_ns = clock_now_ns();
-		rig_kick(&d.g, 0);
-		wait_used(&d, 2);
-		test_sleep_us(10000);
-		if (clock_now_ns() - start_ns < 90 * NS_PER_MS) {
-			EQ(has_event_idx ? avail_event(&d) : used_flags(&d), has_event_idx ? 0 : 1);
-			EQ(n_used(&d), 2);
-		}
-		offer(&d, T_IN, SECTOR); /* no kick */
-		for (unsigned i = 0; i < 100; i++)
-			rig_kick(&d.g, 0); /* a driver that kicks all the same gains nothing */
-		wait_used(&d, 4);
-		OK(clock_now_ns() - start_ns >= 200 * NS_PER_MS);
-		uint64_t end_ns = clock_now_ns() + 10 * NS_PER_S;
-		while ((has_event_idx ? avail_event(&d) != 4 : used_flags(&d) != 0) && clock_now_ns() < end_ns)
-			test_sleep_us(500);
-		EQ(has_event_idx ? avail_event(&d) : used_flags(&d), has_event_idx ? 4 : 0);
-		all_went_well(&d);
-		disk_close(&d);
-		rate_limit_free(limit);
-	}
+	for (unsigned way = 0; way < 4; way++)
+		check_quiet(way & 1, way & 2);
 }
 
 TEST(reset_while_waiting)
@@ -771,8 +785,13 @@ TEST(a_broken_ring_hands_its_turn_on)
 	offer(&d[1], T_IN, SECTOR);
 	rig_kick(&d[1].g, 0);
 	ring_set_avail_idx(&d[0].g.rings[0], 30000);
+	rig_kick(&d[0].g, 0); /* if it should wait no longer */
 	wait_used(&d[1], 1);
-	EQ(virtio_status(d[0].g.v) & VIRTIO_STATUS_DEVICE_NEEDS_RESET, VIRTIO_STATUS_DEVICE_NEEDS_RESET);
+	uint64_t start_ns = clock_now_ns();
+	while (!(virtio_status(d[0].g.v) & VIRTIO_STATUS_DEVICE_NEEDS_RESET)) {
+		OK(clock_now_ns() - start_ns < 60 * NS_PER_S);
+		test_sleep_us(500);
+	}
 	for (unsigned i = 0; i < 2; i++)
 		disk_close(&d[i]);
 	rate_limit_free(limit);
