@@ -56,7 +56,7 @@ uint64_t token_bucket_wait_ns(struct token_bucket *b, uint64_t n, uint64_t now_n
 	u128 missing = (u128)(need - b->level), product;
 	if (__builtin_mul_overflow(missing, b->refill_ns, &product))
 		return UINT64_MAX;
-	u128 wait_ns = (product - b->remainder - 1) / b->size + 1;
+	u128 wait_ns = (product - b->remainder - 1) / b->size + 1 + (b->at_ns - now_ns); /* at_ns is now, or later */
 	return wait_ns < UINT64_MAX ? (uint64_t)wait_ns : UINT64_MAX;
 }
 

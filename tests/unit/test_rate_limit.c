@@ -208,6 +208,23 @@ TEST(nobody_starves_behind_larger_or_more_eager_ones)
 	crowd_close(&c);
 }
 
+/* Each thread looks at the clock for itself, some time before it asks. */
+TEST(clocks_of_two_threads_differ_a_little)
+{
+	struct crowd c;
+	crowd_open(&c, OPS(10, 100), 2);
+	uint64_t start_ns = c.now_ns += NS_PER_S;
+	run_user(&c.users[0]);
+	rate_gate_shut(&c.users[0].gate);
+	c.now_ns -= NS_PER_MS;
+	run_user(&c.users[1]);
+	EQ(c.users[1].n_passed, 0);
+	EQ(next_due(&c)->gate.timer.deadline_ns, start_ns + 10 * NS_PER_MS);
+	run_until(&c, start_ns + 100 * NS_PER_MS);
+	EQ(c.users[1].n_passed, 10);
+	crowd_close(&c);
+}
+
 TEST(late_wakes_lose_nothing)
 {
 	for (unsigned n_users = 1; n_users <= 3; n_users++) {
@@ -533,18 +550,22 @@ static void all_went_well(struct disk *d)
 	}
 }
 
+/* What the device wrote into the used ring, at an offset. */
+static uint16_t used_field(struct disk *d, uint64_t offset)
+{
+	struct span s;
+	OK(mem_span(&d->g.mem, GPA(d->g.rings[0].used), offset + 2, &s));
+	return span_load_le16(s, offset);
+}
+
 static uint16_t avail_event(struct disk *d)
 {
-	uint8_t b[2];
-	OK(mem_read(&d->g.mem, GPA(d->g.rings[0].used + 4 + 8 * QUEUE_SIZE), b, sizeof b));
-	return get_le16(b);
+	return used_field(d, 4 + 8 * QUEUE_SIZE);
 }
 
 static uint16_t used_flags(struct disk *d)
 {
-	uint8_t b[2];
-	OK(mem_read(&d->g.mem, GPA(d->g.rings[0].used), b, sizeof b));
-	return get_le16(b);
+	return used_field(d, 0);
 }
 
 TEST(a_disk_keeps_to_its_operations)
