@@ -22,9 +22,9 @@ static bool bucket_is_present(const void *object)
 #define T struct rate_limiter_config
 static const struct field limiter_rows[] = {
 	ROW_OBJECT(T, bandwidth, struct token_bucket_config, &bucket_schema, .key = "bw_", .flags = ROW_FLAT,
-	           .has = HAS(T, has_bandwidth), .is_present = bucket_is_present, .help = "Budget of bytes"),
+	           .has = HAS(T, has_bandwidth), .is_present = bucket_is_present, .help = "Budget of bytes read and written"),
 	ROW_OBJECT(T, ops, struct token_bucket_config, &bucket_schema, .key = "ops_", .flags = ROW_FLAT,
-	           .has = HAS(T, has_ops), .is_present = bucket_is_present, .help = "Budget of operations"),
+	           .has = HAS(T, has_ops), .is_present = bucket_is_present, .help = "Budget of requests, whatever they ask for"),
 	ROW_PAD(T, pad_),
 };
 const struct schema rate_limiter_schema = SCHEMA(T, limiter_rows, .name = "RateLimiterConfig", .flags = SCHEMA_STRICT,

@@ -7,6 +7,10 @@
  * the ring until one is. All of it lies in one mapping a queue, made in open(): pages that were never needed cost
  * nothing, and the lists hand out what was used last, so that a quiet disk touches few.
  *
+ * A disk with a rate limit takes a chain only when the budget has room for it. Else the chain goes back, and the queue
+ * rests, without kicks, until its gate wakes it (rate_limit.h). One request is one operation, whatever its type; reads and
+ * writes cost their data besides.
+ *
  * A request may be several operations of the backend, one after the other: the segments of a discard, and in
  * writethrough mode a flush behind every write (5.2.6.2, stable writes). The status is the last writable byte, wherever
  * it falls. The driver is told once for each batch of completions. */
@@ -16,6 +20,7 @@
 #include "base/checked.h"
 #include "base/clock.h"
 #include "device/blk_counters.h"
+#include "device/rate_limit.h"
 
 #include <assert.h>
 #include <errno.h>
@@ -96,7 +101,8 @@ struct blk_request {
 	struct chain chain;
 	struct iovec *slot;    /* NULL: `small` */
 	struct iovec *cells;   /* behind the chain's: the data's iovecs, or the segments */
-	uint32_t type;
+	uint32_t type;         /* UINT32_MAX: there was none */
+	uint64_t sector;
 	uint32_t n_done_bytes; /* written at the front of the writable part when all goes well */
 	unsigned n_segments, n_next_segment;
 	uint64_t start_ns;
@@ -116,6 +122,7 @@ struct blk_queue {
 	struct iovec *slots, *free_slots; /* linked by their first cell */
 	unsigned n_touched_requests, n_touched_slots, n_slots;
 	bool is_starved; /* a chain went back for want of a slot */
+	struct rate_gate gate;
 	uint64_t turn_ns; /* when the batch of kicks or completions at hand began; 0 between */
 	struct blk_counters counters;
 };
@@ -123,6 +130,7 @@ struct blk_queue {
 struct virtio_blk {
 	struct virtio_device v;
 	struct block_image *image;
+	struct rate_limit *limit;
 	bool is_readonly;
 	_Atomic uint64_t n_sectors; /* grows while queues run; never beyond the image */
 	uint8_t serial[VIRTIO_BLK_ID_BYTES];
@@ -329,16 +337,32 @@ static bool is_in_disk(const struct virtio_blk *b, uint64_t sector, uint64_t n_s
 	return sector <= n_disk_sectors && n_sectors <= n_disk_sectors - sector;
 }
 
-static void begin_transfer(struct blk_request *r, uint64_t sector)
+static void read_header(struct blk_request *r)
+{
+	uint8_t header[HEADER_BYTES];
+	bool is_whole = chain_read(&r->chain, 0, header, sizeof header) == sizeof header;
+	r->type = is_whole ? get_le32(header) : UINT32_MAX;
+	r->sector = is_whole ? get_le64(header + 8) : 0;
+}
+
+/* Of a read or a write; 0 of all else. */
+static uint32_t data_bytes(const struct blk_request *r)
+{
+	if (r->type == VIRTIO_BLK_T_IN)
+		return r->chain.n_in_bytes - 1;
+	return r->type == VIRTIO_BLK_T_OUT ? r->chain.n_out_bytes - HEADER_BYTES : 0;
+}
+
+static void begin_transfer(struct blk_request *r)
 {
 	bool is_read = r->type == VIRTIO_BLK_T_IN;
-	uint32_t n_bytes = is_read ? r->chain.n_in_bytes - 1 : r->chain.n_out_bytes - HEADER_BYTES;
+	uint32_t n_bytes = data_bytes(r);
 
 	if (n_bytes % SECTOR_BYTES) {
 		refuse(r, VIRTIO_BLK_S_IOERR, "the data is no multiple of 512 bytes");
 		return;
 	}
-	if (!is_in_disk(r->queue->blk, sector, n_bytes / SECTOR_BYTES)) {
+	if (!is_in_disk(r->queue->blk, r->sector, n_bytes / SECTOR_BYTES)) {
 		refuse(r, VIRTIO_BLK_S_IOERR, "beyond the disk's end");
 		return;
 	}
@@ -347,7 +371,7 @@ static void begin_transfer(struct blk_request *r, uint64_t sector)
 	assert(n_iov >= 0); /* a part of the chain is no longer than the chain */
 	r->n_done_bytes = is_read ? n_bytes : 0;
 	r->io.op = is_read ? BLOCK_READ : BLOCK_WRITE;
-	r->io.offset_bytes = sector * SECTOR_BYTES;
+	r->io.offset_bytes = r->sector * SECTOR_BYTES;
 	r->io.n_bytes = n_bytes;
 	r->io.iov = r->cells;
 	r->io.n_iov = n_iov;
@@ -419,14 +443,11 @@ static void begin_segments(struct blk_request *r)
 static void begin_request(struct blk_request *r)
 {
 	const struct virtio_blk *b = r->queue->blk;
-	uint8_t header[HEADER_BYTES];
 
-	r->type = UINT32_MAX;
-	if (chain_read(&r->chain, 0, header, sizeof header) != sizeof header) {
+	if (r->chain.n_out_bytes < HEADER_BYTES) {
 		refuse(r, VIRTIO_BLK_S_IOERR, "its header is cut off");
 		return;
 	}
-	r->type = get_le32(header);
 	r->io = (struct block_request){ .done = on_io_done };
 
 	bool is_change = r->type == VIRTIO_BLK_T_OUT || r->type == VIRTIO_BLK_T_DISCARD ||
@@ -438,7 +459,7 @@ static void begin_request(struct blk_request *r)
 	switch (r->type) {
 	case VIRTIO_BLK_T_IN:
 	case VIRTIO_BLK_T_OUT:
-		begin_transfer(r, get_le64(header + 8));
+		begin_transfer(r);
 		break;
 	case VIRTIO_BLK_T_FLUSH:
 		r->io.op = BLOCK_FLUSH;
@@ -463,6 +484,10 @@ static void take_chains(struct virtio_device *v, unsigned queue)
 	struct queue *q = &v->queues[queue];
 	struct chain c = { .iov = bq->scratch, .n_iov_capacity = v->queue_size };
 
+	if (rate_gate_is_waiting(&bq->gate)) {
+		queue_hold(q); /* a kick from before the driver saw that we are quiet; the ring waits for the gate */
+		return;
+	}
 	while (queue_next(q, &c) > 0) {
 		if (c.n_in_bytes == 0) {
 			queue_break(q, QUEUE_DEVICE_RULE); /* D12: no byte to put a status in */
@@ -475,14 +500,29 @@ static void take_chains(struct virtio_device *v, unsigned queue)
 			bq->is_starved = true; /* slots are out, so one will come back, and we with it */
 			return;
 		}
+		read_header(r);
+		if (!rate_gate_pass(&bq->gate, data_bytes(r), turn_time(bq))) {
+			give_request(r);
+			queue_undo(q, &c);
+			queue_hold(q);
+			return;
+		}
 		begin_request(r);
 	}
 }
 
+static void on_budget(struct rate_gate *g)
+{
+	struct blk_queue *bq = container_of(g, struct blk_queue, gate);
+	virtio_kick_again(&bq->blk->v, bq->index);
+}
+
 static void blk_kick(struct virtio_device *v, unsigned queue)
 {
+	struct blk_queue *bq = &blk_of(v)->queues[queue];
 	take_chains(v, queue);
-	blk_of(v)->queues[queue].turn_ns = 0;
+	rate_gate_end_run(&bq->gate);
+	bq->turn_ns = 0;
 }
 
 /* --- the configuration space, under the device's lock --- */
@@ -545,6 +585,7 @@ static int blk_open(struct virtio_device *v, const void *params, struct err *e)
 	block_image_limits(p->image, &l);
 	v->n_queues = p->n_queues;
 	b->image = p->image;
+	b->limit = p->limit;
 	b->is_readonly = p->is_readonly || l.is_readonly;
 	b->n_sectors = l.n_bytes / SECTOR_BYTES;
 	memcpy(b->serial, p->serial, sizeof b->serial);
@@ -589,9 +630,11 @@ static int blk_start(struct virtio_device *v, unsigned queue, struct err *e)
 	struct blk_queue *bq = &blk_of(v)->queues[queue];
 	assert(!bq->lane);
 	int rc = block_lane_open(blk_of(v)->image, v->slots[queue].loop, v->queues[queue].config.size, &bq->lane, e);
-	if (rc >= 0)
-		block_lane_on_batch_end(bq->lane, on_batch_end, bq);
-	return rc;
+	if (rc < 0)
+		return rc;
+	block_lane_on_batch_end(bq->lane, on_batch_end, bq);
+	rate_gate_open(&bq->gate, blk_of(v)->limit, v->slots[queue].loop, on_budget);
+	return 0;
 }
 
 static void blk_stop(struct virtio_device *v, unsigned queue)
@@ -599,6 +642,7 @@ static void blk_stop(struct virtio_device *v, unsigned queue)
 	struct blk_queue *bq = &blk_of(v)->queues[queue];
 	if (!bq->lane)
 		return;
+	rate_gate_shut(&bq->gate);
 	block_drain(bq->lane);
 	block_lane_close(bq->lane);
 	bq->lane = NULL;

@@ -10,8 +10,11 @@
 
 #define VIRTIO_BLK_ID_BYTES 20
 
+struct rate_limit;
+
 struct virtio_blk_params {
 	struct block_image *image; /* borrowed; outlives the device */
+	struct rate_limit *limit;  /* likewise; of this disk's queues together, or of several disks'; NULL: none */
 	bool is_readonly;          /* besides a read-only image */
 	char serial[VIRTIO_BLK_ID_BYTES]; /* padded with NULs; not terminated when full */
 	unsigned n_queues;         /* 1 to VIRTIO_MAX_QUEUES */

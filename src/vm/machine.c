@@ -264,6 +264,8 @@ static int assemble(struct machine *m, struct err *e)
 	if (rc >= 0)
 		rc = add_event_device(m, e);
 	if (rc >= 0)
+		rc = machine_make_limits(m, e);
+	if (rc >= 0)
 		rc = machine_add_virtio_devices(m, e);
 	if (rc >= 0)
 		rc = machine_start_hotplug(m, e);
@@ -310,6 +312,7 @@ void machine_free(struct machine *m)
 	machine_end_hotplug(m);
 	while (!list_is_empty(&m->devices))
 		machine_free_device(m, list_entry(m->devices.prev, struct attached, link));
+	machine_free_limits(m);
 	if (m->has_serial)
 		(void)loop_call(m->p.io_loop, detach_serial, &m->serial);
 	if (m->has_rtc)

@@ -2,6 +2,7 @@
 /* The virtio devices of a machine: from the configuration to an open backend, a device and a place on a transport. */
 #include "backend/block.h"
 #include "base/checked.h"
+#include "device/rate_limit.h"
 #include "device/virtio_blk.h"
 #include "device/virtio_console.h"
 #include "device/virtio_rng.h"
@@ -151,10 +152,10 @@ static int make_virtio(struct machine *m, struct attached *a, const struct virti
 	return virtio_device_new(cls, &p, params, &a->v, e);
 }
 
-static int make_disk(struct machine *m, struct attached *a, const struct disk_config *c, struct err *e)
+static int make_disk(struct machine *m, struct attached *a, const struct disk_config *c, struct rate_limit *limit, struct err *e)
 {
 	struct virtio_blk_params p = {
-		.image = a->image, .is_readonly = c->readonly, .n_queues = (unsigned)c->num_queues,
+		.image = a->image, .limit = limit, .is_readonly = c->readonly, .n_queues = (unsigned)c->num_queues,
 	};
 	if (c->serial)
 		memcpy(p.serial, c->serial, strnlen(c->serial, sizeof p.serial));
@@ -181,6 +182,7 @@ void machine_free_device(struct machine *m, struct attached *a)
 	virtio_mmio_free(a->mmio);
 	virtio_device_free(a->v);
 	block_close(a->image);
+	rate_limit_free(a->own_limit);
 	list_remove(&a->link);
 	m->n_devices--;
 	free(a->id);
@@ -228,9 +230,12 @@ int machine_open_disk(struct machine *m, const struct disk_config *c, struct att
 		.may_use_backing_files = c->backing_files,
 		.log = &log,
 	};
-	rc = block_open(&b, &a->image, e);
+	struct rate_limit *limit = NULL;
+	rc = machine_limit_disk(m, a, c, &limit, e);
 	if (rc >= 0)
-		rc = make_disk(m, a, c, e);
+		rc = block_open(&b, &a->image, e);
+	if (rc >= 0)
+		rc = make_disk(m, a, c, limit, e);
 	if (rc < 0) {
 		machine_free_device(m, a);
 		return rc;

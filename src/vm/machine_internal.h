@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* machine_internal.h - a machine as its own files see it: assembly (machine.c), virtio devices (machine_devices.c), their
- * coming and going while the guest runs (machine_hotplug.c), and what is told of them (machine_tree.c). Main thread. */
+/* machine_internal.h - a machine as its own files see it: assembly (machine.c), virtio devices (machine_devices.c), the
+ * rate limits of disks (machine_limits.c), coming and going while the guest runs (machine_hotplug.c), and what is told of
+ * devices (machine_tree.c). Main thread. */
 #pragma once
 #include "arch/x86_64/boot.h"
 #include "arch/x86_64/ioapic.h"
@@ -26,6 +27,7 @@
 #define PREFIX_PCI_ID "_virtio-pci-" /* before a device's id: that of its PCI function */
 
 struct block_image;
+struct rate_limit;
 
 /* One virtio device on its transport. */
 struct attached {
@@ -36,6 +38,7 @@ struct attached {
 	struct virtio_pci *pci;
 	struct virtio_mmio *mmio;
 	struct block_image *image; /* of a disk */
+	struct rate_limit *own_limit; /* of a disk that has one to itself */
 	bool is_removable;
 	bool is_leaving;   /* the guest was asked for it */
 	uint64_t asked_ns; /* when; the last time */
@@ -67,6 +70,8 @@ struct machine {
 	struct irq_line serial_line, ged_line;
 	bool has_serial, has_rtc, has_debug_console, has_hotplug;
 
+	struct rate_limit **limits; /* of the configuration's groups, in their order */
+	size_t n_limits;
 	struct list_link devices; /* struct attached, in the order in which they came */
 	size_t n_devices;
 	struct machine_ejection *ejection; /* NULL without hotplug */
@@ -98,6 +103,14 @@ void machine_free_device(struct machine *m, struct attached *a);
 
 /* The codes that speak of what was asked for are not the host's to use: -EIO instead. */
 int machine_hosts_error(int rc, struct err *e);
+
+/* --- machine_limits.c ----------------------------------------------------------------------------------------------- */
+
+int machine_make_limits(struct machine *m, struct err *e);
+void machine_free_limits(struct machine *m); /* after the devices */
+/* Its group's, one of its own, or none (NULL). What is its own is a's from now on. */
+int machine_limit_disk(struct machine *m, struct attached *a, const struct disk_config *c, struct rate_limit **ret_r,
+                       struct err *e);
 
 /* --- machine_hotplug.c ---------------------------------------------------------------------------------------------- */
 

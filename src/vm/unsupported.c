@@ -24,7 +24,6 @@ int refuse_unsupported_disk(const struct disk_config *d, struct err *e)
 	const struct refusal list[] = {
 		{ d->vhost_user || d->vhost_socket, "--disk vhost_user" },
 		{ !d->path, "--disk without a path" },
-		{ d->has_rate_limiter_config || d->rate_limit_group, "--disk rate limits" },
 		{ d->pci_segment != 0, "--disk pci_segment" },
 		{ d->iommu, "--disk iommu" },
 		{ d->lock_granularity != LOCK_BYTE_RANGE, "--disk lock_granularity=full" },
@@ -76,7 +75,6 @@ static int refuse_platform(const struct platform_config *p, struct err *e)
 static int refuse_devices(const struct vm_config *c, struct err *e)
 {
 	const struct refusal list[] = {
-		{ c->n_rate_limit_groups > 0, "--rate-limit-group" },
 		{ c->n_net > 0, "--net" },
 		{ c->has_balloon, "--balloon" },
 		{ c->n_fs > 0, "--fs" },

@@ -2,6 +2,7 @@
 """The program as a VMM that others drive: by HTTP, our client, ch-remote or curl; its events; its guest's consoles."""
 import json
 import re
+import socket
 import subprocess
 import time
 
@@ -202,7 +203,7 @@ class Managed:
         self.folder = self.vm.folder
         self.client = client(self.socket, folder)
         self.do, self.refused = self.client.do, self.client.refused
-        wait_until(lambda: self.socket.exists() or not self.vm.is_running(), "the API's socket")
+        wait_until(lambda: is_listening(self.socket) or not self.vm.is_running(), "the API's socket")
 
     def config(self, script, **more):
         """What vm.create gets. The consoles' files are the streams of the run from then on."""
@@ -257,6 +258,16 @@ class Managed:
 def payload(vm, script):
     return {"kernel": str(GUEST / KERNEL), "initramfs": str(vm.make_initramfs(KERNEL, script)),
             "cmdline": "console=ttyS0 quiet panic=-1 varan.out=/dev/hvc0 varan.status=/dev/hvc0"}
+
+
+def is_listening(path):
+    """A socket has its name a moment before it takes connections."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        try:
+            probe.connect(str(path))
+        except (FileNotFoundError, ConnectionRefusedError):
+            return False
+    return True
 
 
 def wait_until(condition, what, seconds=SECONDS):

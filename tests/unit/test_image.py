@@ -302,7 +302,9 @@ def test_progress(folder):
     assert lines[0] == "varan image convert: 0% (0 B of 64 MiB)" and lines[-1] == "varan image convert: 100% (64 MiB of 64 MiB)"
     ours, theirs = pty.openpty()
     subprocess.run(words, stderr=theirs, check=True)
-    shown = os.read(ours, 65536)
+    shown = b""
+    while not shown.endswith(b"\n"):  # it may come in pieces
+        shown += os.read(ours, 65536)
     assert b"\rvaran image convert: 100% (64 MiB of 64 MiB)" in shown and shown.count(b"\n") == 1
     subprocess.run([*words, "--quiet"], stderr=theirs, check=True)
     os.close(theirs)

@@ -575,6 +575,44 @@ TEST(a_running_vm_takes_disks_and_names_them)
 	OK(unlink(path) == 0);
 }
 
+static int add_to_group(struct bench *b, const char *id, const char *path, const char *group)
+{
+	struct pci_device_info device;
+	struct disk_config d = new_disk(id, path);
+	d.rate_limit_group = strdup(group);
+	int rc = add_disk(b, &d, &device);
+	schema_done(&disk_schema, &d);
+	return rc;
+}
+
+TEST(disks_join_and_leave_a_rate_limit_group)
+{
+	struct bench b;
+	char *path = new_image();
+	bench_init(&b, idle, idle_end);
+	struct vm_config c = new_config(&b);
+	void *added;
+	EQ(schema_append(&rate_limit_group_schema, &c.rate_limit_groups, &c.n_rate_limit_groups, &added, &b.e), 0);
+	struct rate_limit_group_config *group = added;
+	free(group->id);
+	group->id = strdup("group");
+	group->rate_limiter_config = (struct rate_limiter_config){ .has_ops = true, .ops = { .size = 1, .refill_time = 1 } };
+	EQ(vmm_create(b.vmm, &c, &b.e), 0);
+	vm_config_done(&c);
+	EQ(vmm_boot(b.vmm, &b.e), 0); /* a group without a disk is one */
+	EQ(add_to_group(&b, "a", path, "other"), -EINVAL);
+	STR_HAS(b.e.text, "Invalid rate-limiter group");
+	EQ(count_disks(&b), 0);
+	EQ(add_to_group(&b, "a", path, "group"), 0);
+	EQ(vmm_remove_device(b.vmm, "a", &b.e), 0);
+	EQ(vmm_reboot(b.vmm, &b.e), 0);
+	EQ(add_to_group(&b, "b", path, "group"), 0);
+	EQ(vmm_reboot(b.vmm, &b.e), 0);
+	EQ(count_disks(&b), 1);
+	bench_done(&b);
+	OK(unlink(path) == 0);
+}
+
 static int add_behind_iommu(struct bench *b, const char *path)
 {
 	struct pci_device_info device;
