@@ -217,15 +217,18 @@ def test_flush_reaches_the_host(start, raw):
     assert flushes(image) - before >= 10
 
 
-def test_a_write_beyond_the_hosts_limit_is_an_error(ask, raw, folder):
+def test_a_write_beyond_the_hosts_limit_is_an_error(start, raw, folder):
     """RLIMIT_FSIZE, and so SIGXFSZ, which ends a program that does not look out: a guest's write is not to do that."""
     limited = folder / "limited"
     limited.write_text(f'#!/bin/sh\nexec prlimit --fsize={8 * MIB} -- {PROGRAM} "$@"\n')
     limited.chmod(0o755)
     image = raw("disk", 16 * MIB)
     write = "dd if=/dev/zero of=/dev/vda bs=4k count=1 seek={} conv=notrunc,fsync 2>/dev/null; echo $?"
-    found = ask({"inside": write.format(16), "beyond": write.format(3000), "again": write.format(17)}, program=limited,
-                options=["--disk", f"path={image}"])
+    vm = start(script=sections({"inside": write.format(16), "beyond": write.format(3000), "again": write.format(17)}),
+               program=limited, options=["--disk", f"path={image}"])
+    assert vm.wait() == 0
+    found = vm.results()
+    assert vm.complaints().count("\n") == 1 and "File too large" in vm.complaints()
     assert (found["inside"], found["beyond"], found["again"]) == ("0", "1", "0")
 
 

@@ -127,15 +127,18 @@ def test_what_may_not_be_opened(start, image, folder, raw):
     assert str(cut) in refused(start, f"path={cut}")
 
 
-def test_a_guest_cannot_make_a_raw_disk_look_like_another(ask, raw, image):
+def test_a_guest_cannot_make_a_raw_disk_look_like_another(start, raw, image):
     """Found to be raw by its bytes, not said to be: the first sector takes nothing that would be found to be something else
     next time."""
     header = image("qcow2", 4 * MIB).read_bytes()[:512]
     found, said = raw("found", 4 * MIB), raw("said", 4 * MIB)
-    result = ask({
-        "found": "dd if=/dev/vdc of=/dev/vda bs=512 count=1 oflag=direct 2>/dev/null; echo $?",
+    vm = start(script=sections({
+        "found": "dd if=/dev/vdc of=/dev/vda bs=512 count=1 conv=notrunc,fsync 2>/dev/null; echo $?",
         "other": "echo text | dd of=/dev/vda bs=512 conv=sync,fsync 2>/dev/null; echo $?",
-        "said": "dd if=/dev/vdc of=/dev/vdb bs=512 count=1 oflag=direct 2>/dev/null; echo $?",
-    }, options=["--disk", f"path={found}", f"path={said},image_type=raw", f"path={raw('header', header)},image_type=raw"])
+        "said": "dd if=/dev/vdc of=/dev/vdb bs=512 count=1 conv=notrunc,fsync 2>/dev/null; echo $?",
+    }), options=["--disk", f"path={found}", f"path={said},image_type=raw", f"path={raw('header', header)},image_type=raw"])
+    assert vm.wait() == 0
+    result = vm.results()
+    assert vm.complaints().count("\n") == 1 and "I/O error: type 1, offset 0" in vm.complaints()
     assert (result["found"], result["other"], result["said"]) == ("1", "0", "0")
     assert found.read_bytes()[:4] == b"text" and said.read_bytes()[:512] == header

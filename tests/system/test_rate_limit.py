@@ -28,14 +28,14 @@ def check_rate(found, n_tokens, size, per_second):
 
 def test_rates_by_the_guests_clock(ask, raw):
     """10 s at 4 MiB/s; 5 s of 100 operations a second; then two disks of a group that read and write at the same time."""
-    images = [raw("bytes", pattern(1, 40 * MIB)), raw("ops", MIB), raw("first", 10 * MIB), raw("second", 10 * MIB)]
+    images = [raw("bytes", pattern(1, 40 * MIB)), raw("ops", 2 * MIB), raw("first", 10 * MIB), raw("second", 10 * MIB)]
     limits = ["bw_size=1048576,bw_refill_time=250,num_queues=2", "ops_size=20,ops_refill_time=200",
               "rate_limit_group=both", "rate_limit_group=both"]
     found = ask({
         "bytes": TIMED + "timed bytes dd if=/dev/vda of=/dev/null bs=1M count=40 iflag=direct",
-        "ops": TIMED + "timed ops dd if=/dev/vdb of=/dev/null bs=512 count=500 iflag=direct",
+        "ops": TIMED + "echo 0 >/sys/block/vdb/queue/read_ahead_kb; timed ops dd if=/dev/vdb of=/dev/null bs=4k count=500",
         "group": TIMED + "timed read dd if=/dev/vdc of=/dev/null bs=64k count=160 iflag=direct & "
-                         "timed write dd if=/dev/zero of=/dev/vdd bs=64k count=160 oflag=direct & wait",
+                         "timed write dd if=/dev/zero of=/dev/vdd bs=64k count=160 oflag=direct conv=fsync & wait",
         "sum": "dd if=/dev/vda bs=1M count=4 2>/dev/null | md5sum | cut -d ' ' -f 1",
     }, options=["--cpus", "boot=2", "--rate-limit-group", "id=both,bw_size=524288,bw_refill_time=125",
                 "--disk", *(f"path={image},{limit}" for image, limit in zip(images, limits))])
