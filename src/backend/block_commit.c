@@ -97,6 +97,9 @@ static int open_base(struct commit *c, const struct block_params *p, struct err 
 	int rc = path ? qcow2_backing_type(c->overlay, &bp.image_type, e) : err_set(e, ENOMEM, "no memory for '%s'", p->path);
 	if (rc < 0)
 		return rc;
+	/* Not named in the overlay but found, so that it is not to change by what the guest wrote. */
+	if (!c->overlay->backing_format)
+		bp.image_type = BLOCK_TYPE_AUTO;
 	bp.path = path;
 	bp.is_readonly = bp.is_alone = bp.is_for_check = bp.has_no_lock = false;
 	bp.may_use_backing_files = true;

@@ -141,14 +141,15 @@ static uint64_t n_left(const struct block_request *r)
 	return r->n_bytes - r->n_done_bytes;
 }
 
-/* Whole clusters from where the request is; the last of the disk may be a part only. */
+/* Whole clusters from where the request is. The last one of a disk may be a part only, and then is none: the disk may grow
+ * while requests are in flight, and what is behind the old end is another request's. */
 static struct qcow2_range whole_clusters(const struct qcow2 *q, const struct block_request *r)
 {
 	uint64_t at = offset_of(r), end = at + n_left(r);
 	struct qcow2_range range = { .first = at >> q->cluster_bits };
 	if (at & (q->cluster_bytes - 1))
 		return range;
-	range.n = (end == q->image->n_disk_bytes ? qcow2_clusters_for(q, end) : end >> q->cluster_bits) - range.first;
+	range.n = (end >> q->cluster_bits) - range.first;
 	return range;
 }
 

@@ -9,9 +9,14 @@
  * (a filter, a limit), the lane carries those out by other means. */
 #include "backend/block_impl.h"
 
+#include "base/host_cpus.h"
+
 #include <assert.h>
 #include <errno.h>
+#include <sched.h>
+#include <string.h>
 #include <sys/epoll.h>
+#include <unistd.h>
 
 /* Submission entries, 64 bytes each; full is normal. */
 #define MAX_ENTRIES 128u
@@ -49,6 +54,18 @@ static bool register_files(struct block_lane *lane)
 	return io_uring_register_files(&lane->uring.ring, fds, 2 * i->n_files) == 0;
 }
 
+/* The kernel's workers, which do what would block (each sync, for one), run anywhere but where they are told. They are to run
+ * where the lane's thread may, if that is less than what the program may use. An old kernel has no word for it. */
+static void bind_workers(struct io_uring *ring)
+{
+	struct {
+		cpu_set_t sets[HOST_CPUS_MAX / CPU_SETSIZE];
+	} own = { 0 }, all = { 0 };
+	if (sched_getaffinity(0, sizeof own, own.sets) == 0 && sched_getaffinity(getpid(), sizeof all, all.sets) == 0 &&
+	    memcmp(&own, &all, sizeof own) != 0)
+		(void)io_uring_register_iowq_aff(ring, sizeof own, own.sets);
+}
+
 int block_uring_open(struct block_lane *lane, struct err *e)
 {
 	struct block_uring *u = &lane->uring;
@@ -64,6 +81,7 @@ int block_uring_open(struct block_lane *lane, struct err *e)
 		return err_set(e, ENOSYS, "block: this kernel's io_uring is too old");
 	}
 
+	bind_workers(&u->ring);
 	u->has_fixed_files = register_files(lane);
 	rc = loop_add(lane->loop, &u->source, u->ring.ring_fd, EPOLLIN, on_completions, e);
 	if (rc < 0) {

@@ -113,7 +113,7 @@ struct disk {
 	struct ring ring;
 };
 
-static int try_disk(struct disk *d, const struct virtio_queue_cpus *cpus, size_t n, struct err *e)
+static int try_disk(struct disk *d, bool has_io_uring, const struct virtio_queue_cpus *cpus, size_t n, struct err *e)
 {
 	char path[40];
 	*d = (struct disk){ 0 };
@@ -122,7 +122,7 @@ static int try_disk(struct disk *d, const struct virtio_queue_cpus *cpus, size_t
 	int fd = memfd_create("disk", MFD_CLOEXEC);
 	OK(fd >= 0 && ftruncate(fd, 1 << 20) == 0);
 	(void)snprintf(path, sizeof path, "/proc/self/fd/%d", fd);
-	struct block_params bp = { .path = path, .image_type = BLOCK_TYPE_RAW, .has_no_io_uring = true };
+	struct block_params bp = { .path = path, .image_type = BLOCK_TYPE_RAW, .has_no_io_uring = !has_io_uring };
 	EQ(block_open(&bp, &d->image, NULL), 0);
 	(void)close(fd);
 	EQ(loop_new(&d->loop, NULL), 0);
@@ -143,6 +143,7 @@ static void disk_done(struct disk *d)
 static void start(struct virtio_device *v, const struct queue_config *queues, unsigned n_queues)
 {
 	virtio_set_status(v, VIRTIO_STATUS_ACKNOWLEDGE | VIRTIO_STATUS_DRIVER);
+	virtio_ack_features(v, 0, 1u << 9); /* VIRTIO_BLK_F_FLUSH */
 	virtio_ack_features(v, 1, (uint32_t)(VIRTIO_F_VERSION_1 >> 32));
 	virtio_set_status(v, VIRTIO_STATUS_ACKNOWLEDGE | VIRTIO_STATUS_DRIVER | VIRTIO_STATUS_FEATURES_OK);
 	for (unsigned i = 0; i < n_queues; i++)
@@ -187,7 +188,7 @@ TEST(queues_and_their_engines_run_where_they_are_told)
 	uint64_t cpus[2];
 	two_cpus(cpus);
 	const struct virtio_queue_cpus list[] = { { 0, &cpus[1], 1 }, { 1, &cpus[1], 1 }, { 0, &cpus[0], 1 } };
-	EQ(try_disk(&d, list, ARRAY_LEN(list), &e), 0);
+	EQ(try_disk(&d, false, list, ARRAY_LEN(list), &e), 0);
 	for (unsigned round = 0; round < 2; round++) { /* the second time after a reset, in new threads */
 		disk_start(&d);
 		runs_on("_disk0_q0", &cpus[0], 1); /* the last word counts */
@@ -202,6 +203,39 @@ TEST(queues_and_their_engines_run_where_they_are_told)
 	disk_done(&d);
 }
 
+static void flush(struct disk *d)
+{
+	const uint8_t header[16] = { 4 };
+	uint16_t used = ring_used_idx(&d->ring);
+	OK(mem_write(&d->mem, GPA(RING_DATA), header, sizeof header));
+	ring_put(&d->ring, 0, (struct ring_desc){ RING_DATA, 16, DESC_NEXT, 1 });
+	ring_put(&d->ring, 1, (struct ring_desc){ RING_DATA + 64, 1, DESC_WRITE, 0 });
+	ring_offer(&d->ring, 0);
+	virtio_kick(d->v, 1);
+	for (unsigned tries = 0; ring_used_idx(&d->ring) == used && tries < 5000; tries++)
+		(void)loop_run_once(d->loop, 1);
+	EQ(ring_used_idx(&d->ring), (uint16_t)(used + 1));
+}
+
+/* A sync always has one of the kernel's workers, which stays for some seconds. */
+TEST(the_kernels_workers_run_where_the_queue_does)
+{
+	struct disk d;
+	struct err e = { 0 };
+	uint64_t cpus[2];
+	char name[32];
+	two_cpus(cpus);
+	EQ(try_disk(&d, true, &(struct virtio_queue_cpus){ 1, &cpus[1], 1 }, 1, &e), 0);
+	disk_start(&d);
+	read_a_sector(&d);
+	flush(&d);
+	if (strstr(last_log, "io_uring"))
+		test_skip("no io_uring here");
+	(void)snprintf(name, sizeof name, "iou-wrk-%d", thread_named("_disk0_q1"));
+	runs_on(name, &cpus[1], 1);
+	disk_done(&d);
+}
+
 TEST(cpus_that_are_not_there)
 {
 	struct disk d;
@@ -210,18 +244,18 @@ TEST(cpus_that_are_not_there)
 	const struct virtio_queue_cpus missing = { 1, &far, 1 }, impossible = { 2, &beyond, 1 }, nobodys = { 3, &far, 1 };
 
 	/* The guest runs all the same, and whoever reads the log knows. */
-	EQ(try_disk(&d, &missing, 1, &e), 0);
+	EQ(try_disk(&d, false, &missing, 1, &e), 0);
 	disk_start(&d);
 	runs_on("_disk0_q1", NULL, 0);
 	STR_HAS(last_log, "queue 1 is not on the CPUs that it was given: Invalid argument");
 	read_a_sector(&d);
 	disk_done(&d);
 
-	EQ(try_disk(&d, &nobodys, 1, &e), 0);
+	EQ(try_disk(&d, false, &nobodys, 1, &e), 0);
 	STR_HAS(last_log, "CPUs are given for queue 3: there are 3 queues");
 	disk_done(&d);
 
-	EQ(try_disk(&d, &impossible, 1, &e), -EINVAL);
+	EQ(try_disk(&d, false, &impossible, 1, &e), -EINVAL);
 	STR_HAS(e.text, "_disk0: queue 2: there is no host CPU 8192");
 	d.v = NULL;
 	disk_done(&d);

@@ -242,16 +242,15 @@ TEST(discards_give_space_back_and_read_as_zeroes)
 			kit_random_range(&m, &offset, &bytes);
 			EQ(kit_do(&k, BLOCK_DISCARD, offset, NULL, bytes), 0);
 			uint64_t first = align_up(offset, 65536), end = align_down(offset + bytes, 65536);
-			if (offset + bytes == DISK_BYTES)
-				end = DISK_BYTES;
 			if (end > first)
 				memset(m.bytes + first, 0, (size_t)(end - first));
 			if (j % 10 == 0)
 				kit_work(&k, &m, 12);
 		}
 		kit_compare(&k, &m);
+		/* The last cluster is a part only, and stays: the disk may grow meanwhile. */
 		EQ(kit_do(&k, BLOCK_DISCARD, 0, NULL, DISK_BYTES), 0);
-		memset(m.bytes, 0, DISK_BYTES);
+		memset(m.bytes, 0, align_down(DISK_BYTES, 65536));
 		kit_compare(&k, &m);
 		kit_close(&k);
 		must_be_sound(&k);

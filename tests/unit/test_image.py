@@ -381,6 +381,24 @@ def test_commit_in_a_chain_reaches_the_next_image_only(folder):
     assert "no qcow2 image" in image("commit", "base", status=1)
 
 
+@needs_qemu
+def test_commit_does_not_make_a_raw_base_look_like_another_format(folder):
+    """The overlay does not say what its base is, which looks raw: what a guest wrote to the first sector may not change that."""
+    image("create", "base", "4M")
+    qemu("qemu-img", "create", "-f", "qcow2", "-b", "base", "-F", "raw", "top")
+    header = bytearray((folder / "top").read_bytes())
+    at = header.index(bytes.fromhex("e2792aca"))  # the extension that names the base's format: unknown now, and passed over
+    header[at:at + 4] = b"none"
+    (folder / "top").write_bytes(header)
+    (folder / "evil").write_bytes(header[:512])
+    qemu("qemu-io", "-f", "qcow2", "-c", "write -s evil 0 512", "-c", "write -P 7 1M 64k", "top")
+    assert "Operation not permitted" in image("commit", "top", status=1)
+    assert not any((folder / "base").read_bytes()[:512])
+    qemu("qemu-io", "-f", "qcow2", "-c", "write -P 8 0 512", "top")
+    image("commit", "top")
+    qemu("qemu-io", "-f", "raw", "-c", "read -P 8 0 512", "-c", "read -P 7 1M 64k", "base")
+
+
 def image_of_its_own(folder):
     image("create", "--format", "qcow2", "alone", "1M")
     return "alone"

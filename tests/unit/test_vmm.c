@@ -27,11 +27,12 @@ GUEST(power_off, 32, "mov $0x600, %dx; mov $0x34, %al; out %al, %dx; 1: cli; hlt
 GUEST(lost, 32, "mov $0xd0000000, %eax; jmp *%eax");
 GUEST(reset, 32, "mov $0xfe, %al; out %al, $0x64; 1: cli; hlt; jmp 1b");
 
-/* Each way to end it, and then a word that nobody is to hear: by the serial port. */
-#define AND_GO_ON "mov $0x3f8, %dx; mov $'!', %al; out %al, %dx; 1: cli; hlt; jmp 1b"
-GUEST(power_off_and_go_on, 32, "mov $0x600, %dx; mov $0x34, %al; out %al, %dx;" AND_GO_ON);
-GUEST(reset_and_go_on, 32, "mov $0xfe, %al; out %al, $0x64;" AND_GO_ON);
-GUEST(cf9_and_go_on, 32, "mov $0xcf9, %dx; mov $6, %al; out %al, %dx;" AND_GO_ON);
+/* A word by the serial port, each way to end it, and then a word that nobody is to hear. */
+#define SAY(c) "mov $0x3f8, %dx; mov $'" c "', %al; out %al, %dx;"
+#define AND_GO_ON SAY("!") "1: cli; hlt; jmp 1b"
+GUEST(power_off_and_go_on, 32, SAY("a") "mov $0x600, %dx; mov $0x34, %al; out %al, %dx;" AND_GO_ON);
+GUEST(reset_and_go_on, 32, SAY("a") "mov $0xfe, %al; out %al, $0x64;" AND_GO_ON);
+GUEST(cf9_and_go_on, 32, SAY("a") "mov $0xcf9, %dx; mov $6, %al; out %al, %dx;" AND_GO_ON);
 
 struct bench {
 	struct loop *loop;
@@ -222,6 +223,7 @@ TEST(a_console_that_cannot_be_opened_fails_the_creation)
 	struct bench b;
 	bench_init(&b, idle, idle_end);
 	struct vm_config c = new_config(&b);
+	c.cpus.boot_vcpus = c.cpus.max_vcpus = 2; /* the second waits for its start, and is to end with the first */
 	c.serial.mode = CONSOLE_FILE;
 	c.serial.file = strdup("/no/folder/file");
 	REFUSED(&b, vmm_create(b.vmm, &c, &b.e), EIO,
@@ -426,19 +428,23 @@ TEST(a_reset_boots_again_until_the_vmm_is_stopped)
 static void expect_last_instruction(const uint8_t *code, const uint8_t *end)
 {
 	struct bench b;
-	char path[] = "/tmp/varan-vmm-serial-XXXXXX", byte;
+	char path[] = "/tmp/varan-vmm-serial-XXXXXX", bytes[2];
 	int fd = mkstemp(path);
 	OK(fd >= 0);
 	bench_init(&b, code, end);
 	struct vm_config c = new_config(&b);
+	c.cpus.boot_vcpus = c.cpus.max_vcpus = 2; /* the second waits for its start, and is to end with the first */
 	c.serial.mode = CONSOLE_FILE;
 	c.serial.file = strdup(path);
 	OK(vmm_create(b.vmm, &c, &b.e) == 0);
 	vm_config_done(&c);
 	EQ(vmm_boot(b.vmm, &b.e), 0);
+	for (unsigned n = 0; n < 5000 && pread(fd, bytes, 1, 0) == 0; n++)
+		test_sleep_us(1000);
 	test_sleep_us(200000); /* the request waits for the loop, which nobody runs */
 	EQ(vmm_delete(b.vmm, &b.e), 0);
-	EQ(pread(fd, &byte, 1, 0), 0);
+	EQ(pread(fd, bytes, sizeof bytes, 0), 1);
+	EQ(bytes[0], 'a');
 	(void)close(fd);
 	(void)unlink(path);
 	bench_done(&b);
