@@ -147,12 +147,21 @@ def test_stopped_work_leaves_nothing(folder, number):
 def test_no_room_leaves_nothing(folder):
     def limit():
         import resource
-        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (MiB, MiB))
     done = subprocess.run([VARAN, "image", "create", "--format", "qcow2", "--preallocation", "full", "a", "20M"],
                           capture_output=True, text=True, preexec_fn=limit, timeout=SECONDS)
     assert done.returncode == 1 and "cannot write 'a': File too large" in done.stderr
     only(folder)
+
+
+def test_a_reader_that_goes_away_stops_nothing(folder):
+    write_pattern("source", 64 * MiB)
+    ours, theirs = os.pipe()
+    os.close(ours)
+    with os.fdopen(theirs) as gone:
+        done = subprocess.run([VARAN, "image", "convert", "--to", "raw", "--progress", "source", "a"], stderr=gone, timeout=SECONDS)
+    assert done.returncode == 0
+    only(folder, "a", "source")
 
 
 # --- info -----------------------------------------------------------------------------------------------------------------
