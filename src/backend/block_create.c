@@ -61,8 +61,12 @@ int block_write_preallocate(const struct block_writer *w, uint64_t offset_bytes,
 		uint64_t n = min_u64(n_bytes - done, is_full ? BLOCK_COPY_BYTES : 64 * (uint64_t)BLOCK_COPY_BYTES);
 		if (is_full)
 			rc = block_write_all(w->fd, zeroes, (size_t)n, offset_bytes + done);
-		else if (fallocate(w->fd, 0, (off_t)(offset_bytes + done), (off_t)n) < 0 && errno != EINTR)
+		else if (fallocate(w->fd, 0, (off_t)(offset_bytes + done), (off_t)n) < 0)
 			rc = -errno;
+		if (rc == -EINTR) { /* by a signal, which may want us to stop: else once more */
+			n = 0;
+			rc = 0;
+		}
 		done += n;
 		if (rc >= 0)
 			rc = block_progress_step(&w->p->progress, done, n_bytes);

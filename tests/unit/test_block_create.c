@@ -3,6 +3,8 @@
  * other for random work. The program's tests (test_image.py) have the rest. */
 #include "block_kit.h"
 
+#include <sys/syscall.h>
+
 #define DISK_BYTES (11ull * 1024 * 1024 + 512 * 37)
 
 static int create(const struct kit *k, struct block_create_params p, struct err *e)
@@ -147,6 +149,32 @@ TEST(stopped_work_leaves_nothing_and_replaces_nothing)
 	p.progress.step = NULL;
 	EQ(create(&k, p, &e), 0);
 	EQ(n_files(), 1);
+	kit_folder_done();
+}
+
+/* In place of the C library's: some calls are interrupted, as by a signal. */
+static unsigned n_interrupted;
+
+int fallocate(int fd, int mode, off_t offset, off_t n_bytes)
+{
+	if (n_interrupted) {
+		n_interrupted--;
+		errno = EINTR;
+		return -1;
+	}
+	return (int)syscall(SYS_fallocate, fd, mode, offset, n_bytes);
+}
+
+TEST(what_a_signal_interrupts_is_reserved_all_the_same)
+{
+	struct stat st;
+	kit_folder_new(0);
+	struct kit k = kit_at("disk", BLOCK_TYPE_RAW);
+	n_interrupted = 3;
+	EQ(create(&k, (struct block_create_params){ .type = BLOCK_TYPE_RAW, .preallocation = BLOCK_PREALLOCATE_FALLOC }, NULL), 0);
+	EQ(n_interrupted, 0);
+	EQ(stat(k.path, &st), 0);
+	OK((uint64_t)st.st_blocks * 512 >= DISK_BYTES);
 	kit_folder_done();
 }
 
