@@ -153,7 +153,7 @@ enum block_preallocation {
 
 struct block_create_params {
 	const char *path;
-	bool may_replace; /* an existing regular file that nobody uses; else -EEXIST */
+	bool may_replace; /* an existing regular file that nobody uses; else -EEXIST, as for one that appears meanwhile */
 	enum block_type type;
 	uint64_t n_bytes; /* rounded up to 512 */
 	enum block_preallocation preallocation;

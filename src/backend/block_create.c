@@ -168,7 +168,11 @@ static int new_file_open(struct new_file *f, const struct block_create_params *p
 	f->path = strdup(p->path);
 	if (!f->path)
 		return err_set(e, ENOMEM, "no memory for '%s'", p->path);
-	int rc = stat(p->path, &st) == 0 ? lock_replaced(f, p, &st, e) : 0;
+	int rc = 0;
+	if (stat(p->path, &st) == 0)
+		rc = lock_replaced(f, p, &st, e);
+	else if (lstat(p->path, &st) == 0 && S_ISLNK(st.st_mode))
+		rc = err_set(e, ENOENT, "cannot create '%s': it is a link that leads nowhere", p->path);
 	if (rc < 0)
 		return rc;
 	const char *slash = strrchr(f->path, '/');
@@ -185,10 +189,10 @@ static int new_file_open(struct new_file *f, const struct block_create_params *p
 	return rc;
 }
 
-/* Without replacing what somebody else may have made there meanwhile, unless it may be replaced. */
-static int take_place(const struct new_file *f, bool may_replace)
+/* What we have locked is replaced, and nothing that somebody else may have made there meanwhile. */
+static int take_place(const struct new_file *f)
 {
-	if (may_replace)
+	if (f->replaced_fd >= 0)
 		return rename(f->temporary, f->path) < 0 ? -errno : 0;
 	if (renameat2(AT_FDCWD, f->temporary, AT_FDCWD, f->path, RENAME_NOREPLACE) == 0)
 		return 0;
@@ -203,9 +207,9 @@ static int new_file_finish(struct new_file *f, const struct block_create_params 
 {
 	if (fsync(f->fd) < 0)
 		return err_set_errno(e, errno, "cannot make '%s' durable", p->path);
-	int rc = take_place(f, p->may_replace);
+	int rc = take_place(f);
 	if (rc == -EEXIST)
-		return err_set(e, EEXIST, "cannot create '%s': it exists already", p->path);
+		return err_set(e, EEXIST, "cannot create '%s': it exists already, since a moment ago", p->path);
 	if (rc < 0)
 		return err_set_errno(e, -rc, "cannot give '%s' its name", p->path);
 	free(ptr_take(f->temporary));

@@ -37,7 +37,7 @@ static int convert(const struct image_command *c, const struct command_line *lin
 	rc = block_convert(i, p, &e);
 	image_progress_end(&progress);
 	block_close(i);
-	if (rc == -EEXIST)
+	if (rc == -EEXIST && !p->may_replace)
 		(void)err_set(&e, EEXIST, "cannot create '%.300s': it exists already (--force replaces it)", p->path);
 	return rc < 0 ? image_fail(c, &e) : IMAGE_OK;
 }

@@ -104,7 +104,7 @@ static int create(const struct image_command *c, const struct command_line *line
 		image_progress_end(&progress);
 	}
 	block_close(backing);
-	if (rc == -EEXIST)
+	if (rc == -EEXIST && !p->may_replace)
 		(void)err_set(&e, EEXIST, "cannot create '%.300s': it exists already (--force replaces it)", p->path);
 	return rc < 0 ? image_fail(c, &e) : IMAGE_OK;
 }

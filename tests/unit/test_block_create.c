@@ -152,6 +152,35 @@ TEST(stopped_work_leaves_nothing_and_replaces_nothing)
 	kit_folder_done();
 }
 
+static bool somebody_makes(void *context, uint64_t n_done, uint64_t n)
+{
+	const struct kit *k = context;
+	(void)n_done, (void)n;
+	if (access(k->path, F_OK) < 0)
+		kit_run("echo theirs >%s", k->path);
+	return true;
+}
+
+TEST(what_nobody_locked_is_not_replaced)
+{
+	kit_folder_new(0);
+	struct kit k = kit_at("disk", BLOCK_TYPE_RAW);
+	struct err e = { 0 };
+	struct block_create_params p = { .type = BLOCK_TYPE_RAW, .may_replace = true, .preallocation = BLOCK_PREALLOCATE_FULL,
+		                         .progress = { .step = somebody_makes, .context = &k } };
+	EQ(create(&k, p, &e), -EEXIST);
+	STR_HAS(e.text, "exists already");
+	kit_run("test \"$(cat %s)\" = theirs", k.path);
+	EQ(n_files(), 1);
+	unlink(k.path);
+
+	EQ(symlink("nowhere", k.path), 0);
+	EQ(create(&k, (struct block_create_params){ .type = BLOCK_TYPE_RAW, .may_replace = true }, &e), -ENOENT);
+	STR_HAS(e.text, "a link that leads nowhere");
+	EQ(n_files(), 1);
+	kit_folder_done();
+}
+
 /* In place of the C library's: some calls are interrupted, as by a signal. */
 static unsigned n_interrupted;
 
