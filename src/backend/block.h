@@ -138,7 +138,7 @@ char *block_image_backing_path(const struct block_image *i);
 
 /* --- making images; threads that may wait for I/O --- */
 
-/* Told now and then how far the work is. False: it is to stop, and fails with -ECANCELED. */
+/* Told now and then how far the work is; of 0 bytes, only asked. False: it is to stop, and fails with -ECANCELED. */
 struct block_progress {
 	bool (*step)(void *context, uint64_t n_done_bytes, uint64_t n_bytes);
 	void *context;

@@ -203,10 +203,17 @@ static int take_place(const struct new_file *f)
 	return unlink(f->temporary) < 0 ? -errno : 0;
 }
 
+static int stopped(const struct block_create_params *p, struct err *e)
+{
+	return err_set(e, ECANCELED, "'%s' is not made: the work was stopped", p->path);
+}
+
 static int new_file_finish(struct new_file *f, const struct block_create_params *p, struct err *e)
 {
 	if (fsync(f->fd) < 0)
 		return err_set_errno(e, errno, "cannot make '%s' durable", p->path);
+	if (block_progress_step(&p->progress, 0, 0) < 0) /* that took its time */
+		return stopped(p, e);
 	int rc = take_place(f);
 	if (rc == -EEXIST)
 		return err_set(e, EEXIST, "cannot create '%s': it exists already, since a moment ago", p->path);
@@ -229,7 +236,7 @@ static int write_image(const struct block_writer_format *f, struct block_writer 
 		return rc;
 	rc = f->finish(w);
 	if (rc == -ECANCELED)
-		return err_set(e, ECANCELED, "'%s' is not made: the work was stopped", w->p->path);
+		return stopped(w->p, e);
 	return rc < 0 ? err_set_errno(e, -rc, "cannot write '%s'", w->p->path) : 0;
 }
 

@@ -152,6 +152,45 @@ TEST(stopped_work_leaves_nothing_and_replaces_nothing)
 	kit_folder_done();
 }
 
+/* The step of that number, from 0, stops. */
+static bool stop_at(void *context, uint64_t n_done, uint64_t n)
+{
+	unsigned *left = context;
+	(void)n_done, (void)n;
+	return (*left)-- > 0;
+}
+
+TEST(work_can_be_stopped_everywhere)
+{
+	static const struct {
+		struct block_create_params p;
+		unsigned n_steps;
+	} cases[] = {
+		{ { .type = BLOCK_TYPE_RAW }, 1 }, /* behind the last fsync() */
+		{ { .type = BLOCK_TYPE_QCOW2 }, 2 }, /* a refcount block */
+		/* DISK_BYTES are 22565 clusters in tables of 64; those and the tables are counted in blocks of 256; fsync(). */
+		{ { .cluster_bytes = 512, .preallocation = BLOCK_PREALLOCATE_METADATA }, 353 + 90 + 1 },
+	};
+	kit_folder_new(0);
+	struct kit k = kit_at("disk", BLOCK_TYPE_RAW);
+	for (size_t n = 0; n < ARRAY_LEN(cases); n++) {
+		struct block_create_params p = cases[n].p;
+		unsigned left = cases[n].n_steps - 1;
+		struct err e = { 0 };
+		p.progress = (struct block_progress){ .step = stop_at, .context = &left };
+		EQ(create(&k, p, &e), -ECANCELED);
+		STR_HAS(e.text, "is not made: the work was stopped");
+		EQ(n_files(), 0);
+	}
+	/* Refused before the first. */
+	unsigned left = 0;
+	struct err e = { 0 };
+	EQ(create(&k, (struct block_create_params){ .n_bytes = 1ull << 57, .cluster_bytes = 2u << 20,
+		.preallocation = BLOCK_PREALLOCATE_METADATA, .progress = { .step = stop_at, .context = &left } }, &e), -EFBIG);
+	EQ(n_files(), 0);
+	kit_folder_done();
+}
+
 static bool somebody_makes(void *context, uint64_t n_done, uint64_t n)
 {
 	const struct kit *k = context;
