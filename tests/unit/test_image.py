@@ -134,7 +134,10 @@ def test_nothing_is_overwritten_unless_that_is_asked_for(folder):
 def test_stopped_work_leaves_nothing(folder, number):
     with open("source", "wb") as f:
         f.write(os.urandom(64 * MiB))
-    for words in (("create", "--preallocation", "full", "a", "4T"), ("convert", "--to", "qcow2", "--compress", "source", "a")):
+    # Seconds of work; and should nothing stop it, a few GiB are written and no more.
+    for words in (("create", "--preallocation", "full", "a", "6G"),
+                  ("create", "--format", "qcow2", "--preallocation", "metadata", "--cluster-size", "4K", "a", "1T"),
+                  ("convert", "--to", "qcow2", "--compress", "source", "a")):
         done = subprocess.Popen([VARAN, "image", *words, "--progress"], stderr=subprocess.PIPE, text=True)
         assert done.stderr.readline().startswith("varan image " + words[0] + ": 0%")
         assert any(p.name.startswith(".varan-image-") for p in folder.iterdir()) and not (folder / "a").exists()
