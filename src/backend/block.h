@@ -92,7 +92,11 @@ struct block_limits {
 struct block_image;
 struct block_lane;
 
-/* Opens and locks the image (open file description locks: one writer or many readers). */
+/* The image's data are, or what it is based on is, in other files that it names, and those may not be opened: no other
+ * failure to open has this code. */
+#define BLOCK_NEEDS_OTHERS EXDEV
+
+/* Opens and locks the image (open file description locks: one writer or many readers). -BLOCK_NEEDS_OTHERS. */
 int block_open(const struct block_params *p, struct block_image **ret_i, struct err *e);
 void block_close(struct block_image *i); /* after its lanes */
 const char *block_image_format(const struct block_image *i); /* "raw", "qcow2", ... */

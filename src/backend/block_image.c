@@ -310,7 +310,7 @@ int block_open_backing(struct block_image *i, const struct block_params *p, cons
 {
 	const struct block_format *f = block_format_of(type);
 	if (!p->may_use_backing_files)
-		return err_set(e, EPERM, "cannot open '%s': it is based on '%.80s', and backing_files is off", p->path,
+		return err_set(e, BLOCK_NEEDS_OTHERS, "cannot open '%s': it is based on '%.80s', and backing_files is off", p->path,
 		               named);
 	if (!f)
 		return err_set(e, ENOTSUP, "cannot open '%s': not supported yet: a backing file of format %s", p->path,

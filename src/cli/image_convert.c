@@ -30,7 +30,7 @@ static int convert(const struct image_command *c, const struct command_line *lin
 	struct image_progress progress = { 0 };
 	struct block_image *i;
 	struct err e = { 0 };
-	int rc = image_open(&source, &i, &e);
+	int rc = image_open(c, &source, &i, &e);
 	if (rc < 0)
 		return image_fail(c, &e);
 	p->progress = image_progress_start(&progress, c, line);

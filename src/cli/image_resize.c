@@ -41,7 +41,7 @@ static int run(const struct image_command *c, const struct command_line *line)
 		.path = command_line_value(line, "file"), .image_type = image_type(command_line_value(line, "format")),
 		.may_use_backing_files = command_line_count(line, "backing-files"), .log = image_log(c),
 	};
-	int rc = image_open(&p, &i, &e);
+	int rc = image_open(c, &p, &i, &e);
 	if (rc < 0)
 		return image_fail(c, &e);
 	rc = resize(i, n_bytes, is_more, &e);
