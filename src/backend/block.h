@@ -169,7 +169,8 @@ struct block_create_params {
 	struct block_progress progress;
 };
 
-/* Makes an image, whole or not at all: it gets its name when it is complete and durable. */
+/* Makes an image, whole or not at all: it gets its name when it is complete and durable. Only what fails behind that, to make
+ * the name durable, leaves it. */
 int block_create(const struct block_create_params *p, struct err *e);
 /* The same, with what the source's disk holds, backing files included; p->n_bytes is the source's. Zeroes become holes. */
 int block_convert(struct block_image *source, const struct block_create_params *p, struct err *e);

@@ -203,6 +203,17 @@ static int take_place(const struct new_file *f)
 	return unlink(f->temporary) < 0 ? -errno : 0;
 }
 
+/* The name, in its folder; who may not read that syncs all of the file system. */
+static int sync_name(const struct new_file *f)
+{
+	const char *slash = strrchr(f->path, '/');
+	free_scoped char *folder = slash ? strndup(f->path, (size_t)(slash + 1 - f->path)) : strdup(".");
+	if (!folder)
+		return -ENOMEM;
+	fd_scoped fd = open(folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	return (fd >= 0 ? fsync(fd) : syncfs(f->fd)) < 0 ? -errno : 0;
+}
+
 static int stopped(const struct block_create_params *p, struct err *e)
 {
 	return err_set(e, ECANCELED, "'%s' is not made: the work was stopped", p->path);
@@ -220,7 +231,8 @@ static int new_file_finish(struct new_file *f, const struct block_create_params 
 	if (rc < 0)
 		return err_set_errno(e, -rc, "cannot give '%s' its name", p->path);
 	free(ptr_take(f->temporary));
-	return 0;
+	rc = sync_name(f);
+	return rc < 0 ? err_set_errno(e, -rc, "'%s' is made, but its name cannot be made durable", p->path) : 0;
 }
 
 /* --- the whole --- */

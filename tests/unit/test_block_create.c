@@ -246,6 +246,42 @@ TEST(what_a_signal_interrupts_is_reserved_all_the_same)
 	kit_folder_done();
 }
 
+/* Syncing folders fails, or files; but io_uring does not ask here. */
+static bool is_folder_bad, is_file_bad;
+
+int fsync(int fd)
+{
+	struct stat st;
+	if (is_folder_bad && fstat(fd, &st) == 0 && S_ISDIR(st.st_mode)) {
+		errno = EIO;
+		return -1;
+	}
+	return (int)syscall(SYS_fsync, fd);
+}
+
+int fdatasync(int fd)
+{
+	if (is_file_bad) {
+		errno = EIO;
+		return -1;
+	}
+	return (int)syscall(SYS_fdatasync, fd);
+}
+
+TEST(a_name_that_is_not_durable_is_told)
+{
+	kit_folder_new(0);
+	struct kit k = kit_at("disk", BLOCK_TYPE_RAW);
+	struct err e = { 0 };
+	is_folder_bad = true;
+	EQ(create(&k, (struct block_create_params){ .type = BLOCK_TYPE_RAW }, &e), -EIO);
+	is_folder_bad = false;
+	STR_HAS(e.text, "its name cannot be made durable");
+	EQ(n_files(), 1);
+	EQ(create(&k, (struct block_create_params){ .type = BLOCK_TYPE_RAW, .may_replace = true }, &e), 0);
+	kit_folder_done();
+}
+
 /* --- copies and commits --- */
 
 /* Random work on a disk that is then read alike from its copies, and from what it was based on. */
