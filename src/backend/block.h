@@ -98,7 +98,9 @@ struct block_lane;
 
 /* Opens and locks the image (open file description locks: one writer or many readers). -BLOCK_NEEDS_OTHERS. */
 int block_open(const struct block_params *p, struct block_image **ret_i, struct err *e);
-void block_close(struct block_image *i); /* after its lanes */
+void block_close(struct block_image *i); /* after its lanes; what could not be written at the end is logged */
+/* The same, and a negative errno and a text when not all that was changed is durable. NULL: 0. */
+int block_close_durably(struct block_image *i, struct err *e);
 const char *block_image_format(const struct block_image *i); /* "raw", "qcow2", ... */
 void block_image_limits(const struct block_image *i, struct block_limits *ret_l);
 

@@ -105,7 +105,10 @@ static int run(const struct image_command *c, const struct command_line *line)
 	if (image_open(c, &p, &i, &e) < 0)
 		return image_fail(c, &e);
 	int status = check(c, line, i);
-	block_close(i);
+	if (block_close_durably(i, &e) < 0) {
+		(void)image_fail(c, &e);
+		return CHECK_NOT_DONE;
+	}
 	return status;
 }
 

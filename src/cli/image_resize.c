@@ -45,8 +45,8 @@ static int run(const struct image_command *c, const struct command_line *line)
 	if (rc < 0)
 		return image_fail(c, &e);
 	rc = resize(i, n_bytes, is_more, &e);
-	block_close(i);
-	return rc < 0 ? image_fail(c, &e) : IMAGE_OK;
+	int closed = block_close_durably(i, rc < 0 ? NULL : &e);
+	return rc < 0 || closed < 0 ? image_fail(c, &e) : IMAGE_OK;
 }
 
 #define ABOUT "Make the disk of an image larger; never smaller"

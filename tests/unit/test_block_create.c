@@ -282,6 +282,43 @@ TEST(a_name_that_is_not_durable_is_told)
 	kit_folder_done();
 }
 
+TEST(a_change_that_is_not_durable_is_told_when_the_image_is_closed)
+{
+	static const enum block_type types[] = { BLOCK_TYPE_RAW, BLOCK_TYPE_QCOW2 };
+	kit_folder_new(0);
+	for (size_t n = 0; n < ARRAY_LEN(types); n++) {
+		struct kit base = kit_at("base", types[n]), k = kit_at("disk", BLOCK_TYPE_QCOW2);
+		struct block_progress none = { .step = NULL };
+		struct err e = { 0 };
+		EQ(create(&base, (struct block_create_params){ .type = types[n], .may_replace = true }, &e), 0);
+		struct block_params p = kit_params(&base);
+		struct block_image *i;
+		for (unsigned bad = 0; bad < 2; bad++) { /* raw: resizing syncs nothing; qcow2: the rest is in the counts */
+			EQ(block_open(&p, &i, &e), 0);
+			EQ(block_resize(i, DISK_BYTES + 512 * (bad + 1), &e), 0);
+			is_file_bad = bad;
+			EQ(block_close_durably(i, &e), bad ? -EIO : 0);
+			is_file_bad = false;
+			if (bad)
+				STR_HAS(e.text, "cannot make all that was written to");
+		}
+		EQ(create(&k, (struct block_create_params){ .may_replace = true, .backing_name = "base",
+			.backing_format = n ? "qcow2" : "raw" }, &e), 0);
+		uint8_t bytes[512] = "something";
+		kit_open(&k);
+		EQ(kit_do(&k, BLOCK_WRITE, 0, bytes, sizeof bytes), 0);
+		kit_close(&k);
+		p = kit_params(&k);
+		EQ(block_commit(&p, &none, &e), 0);
+		is_file_bad = true;
+		EQ(block_commit(&p, &none, &e), -EIO);
+		is_file_bad = false;
+		STR_HAS(e.text, "durable");
+	}
+	EQ(block_close_durably(NULL, NULL), 0);
+	kit_folder_done();
+}
+
 /* --- copies and commits --- */
 
 /* Random work on a disk that is then read alike from its copies, and from what it was based on. */
