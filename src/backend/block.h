@@ -92,9 +92,15 @@ struct block_limits {
 struct block_image;
 struct block_lane;
 
-/* Opens and locks the image (open file description locks: one writer or many readers). */
+/* The image's data are, or what it is based on is, in other files that it names, and those may not be opened: no other
+ * failure to open has this code. */
+#define BLOCK_NEEDS_OTHERS EXDEV
+
+/* Opens and locks the image (open file description locks: one writer or many readers). -BLOCK_NEEDS_OTHERS. */
 int block_open(const struct block_params *p, struct block_image **ret_i, struct err *e);
-void block_close(struct block_image *i); /* after its lanes */
+void block_close(struct block_image *i); /* after its lanes; what could not be written at the end is logged */
+/* The same, and a negative errno and a text when not all that was changed is durable. NULL: 0. */
+int block_close_durably(struct block_image *i, struct err *e);
 const char *block_image_format(const struct block_image *i); /* "raw", "qcow2", ... */
 void block_image_limits(const struct block_image *i, struct block_limits *ret_l);
 
@@ -138,7 +144,7 @@ char *block_image_backing_path(const struct block_image *i);
 
 /* --- making images; threads that may wait for I/O --- */
 
-/* Told now and then how far the work is. False: it is to stop, and fails with -ECANCELED. */
+/* Told now and then how far the work is; of 0 bytes, only asked. False: it is to stop, and fails with -ECANCELED. */
 struct block_progress {
 	bool (*step)(void *context, uint64_t n_done_bytes, uint64_t n_bytes);
 	void *context;
@@ -153,7 +159,7 @@ enum block_preallocation {
 
 struct block_create_params {
 	const char *path;
-	bool may_replace; /* an existing regular file that nobody uses; else -EEXIST */
+	bool may_replace; /* an existing regular file that nobody uses; else -EEXIST, as for one that appears meanwhile */
 	enum block_type type;
 	uint64_t n_bytes; /* rounded up to 512 */
 	enum block_preallocation preallocation;
@@ -165,7 +171,8 @@ struct block_create_params {
 	struct block_progress progress;
 };
 
-/* Makes an image, whole or not at all: it gets its name when it is complete and durable. */
+/* Makes an image, whole or not at all: it gets its name when it is complete and durable. Only what fails behind that, to make
+ * the name durable, leaves it. */
 int block_create(const struct block_create_params *p, struct err *e);
 /* The same, with what the source's disk holds, backing files included; p->n_bytes is the source's. Zeroes become holes. */
 int block_convert(struct block_image *source, const struct block_create_params *p, struct err *e);

@@ -135,7 +135,9 @@ int block_commit(const struct block_params *p, const struct block_progress *prog
 		rc = copy_all(&c, progress, e);
 	if (c.lane)
 		block_lane_close(c.lane);
-	block_close(c.base);
+	int closed = block_close_durably(c.base, rc < 0 ? NULL : e);
+	if (rc >= 0)
+		rc = closed;
 	loop_free(c.loop);
 	block_close(c.overlay);
 	free(c.bytes);

@@ -61,8 +61,12 @@ int block_write_preallocate(const struct block_writer *w, uint64_t offset_bytes,
 		uint64_t n = min_u64(n_bytes - done, is_full ? BLOCK_COPY_BYTES : 64 * (uint64_t)BLOCK_COPY_BYTES);
 		if (is_full)
 			rc = block_write_all(w->fd, zeroes, (size_t)n, offset_bytes + done);
-		else if (fallocate(w->fd, 0, (off_t)(offset_bytes + done), (off_t)n) < 0 && errno != EINTR)
+		else if (fallocate(w->fd, 0, (off_t)(offset_bytes + done), (off_t)n) < 0)
 			rc = -errno;
+		if (rc == -EINTR) { /* by a signal, which may want us to stop: else once more */
+			n = 0;
+			rc = 0;
+		}
 		done += n;
 		if (rc >= 0)
 			rc = block_progress_step(&w->p->progress, done, n_bytes);
@@ -164,7 +168,11 @@ static int new_file_open(struct new_file *f, const struct block_create_params *p
 	f->path = strdup(p->path);
 	if (!f->path)
 		return err_set(e, ENOMEM, "no memory for '%s'", p->path);
-	int rc = stat(p->path, &st) == 0 ? lock_replaced(f, p, &st, e) : 0;
+	int rc = 0;
+	if (stat(p->path, &st) == 0)
+		rc = lock_replaced(f, p, &st, e);
+	else if (lstat(p->path, &st) == 0 && S_ISLNK(st.st_mode))
+		rc = err_set(e, ENOENT, "cannot create '%s': it is a link that leads nowhere", p->path);
 	if (rc < 0)
 		return rc;
 	const char *slash = strrchr(f->path, '/');
@@ -181,10 +189,10 @@ static int new_file_open(struct new_file *f, const struct block_create_params *p
 	return rc;
 }
 
-/* Without replacing what somebody else may have made there meanwhile, unless it may be replaced. */
-static int take_place(const struct new_file *f, bool may_replace)
+/* What we have locked is replaced, and nothing that somebody else may have made there meanwhile. */
+static int take_place(const struct new_file *f)
 {
-	if (may_replace)
+	if (f->replaced_fd >= 0)
 		return rename(f->temporary, f->path) < 0 ? -errno : 0;
 	if (renameat2(AT_FDCWD, f->temporary, AT_FDCWD, f->path, RENAME_NOREPLACE) == 0)
 		return 0;
@@ -195,17 +203,36 @@ static int take_place(const struct new_file *f, bool may_replace)
 	return unlink(f->temporary) < 0 ? -errno : 0;
 }
 
+/* The name, in its folder; who may not read that syncs all of the file system. */
+static int sync_name(const struct new_file *f)
+{
+	const char *slash = strrchr(f->path, '/');
+	free_scoped char *folder = slash ? strndup(f->path, (size_t)(slash + 1 - f->path)) : strdup(".");
+	if (!folder)
+		return -ENOMEM;
+	fd_scoped fd = open(folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	return (fd >= 0 ? fsync(fd) : syncfs(f->fd)) < 0 ? -errno : 0;
+}
+
+static int stopped(const struct block_create_params *p, struct err *e)
+{
+	return err_set(e, ECANCELED, "'%s' is not made: the work was stopped", p->path);
+}
+
 static int new_file_finish(struct new_file *f, const struct block_create_params *p, struct err *e)
 {
 	if (fsync(f->fd) < 0)
 		return err_set_errno(e, errno, "cannot make '%s' durable", p->path);
-	int rc = take_place(f, p->may_replace);
+	if (block_progress_step(&p->progress, 0, 0) < 0) /* that took its time */
+		return stopped(p, e);
+	int rc = take_place(f);
 	if (rc == -EEXIST)
-		return err_set(e, EEXIST, "cannot create '%s': it exists already", p->path);
+		return err_set(e, EEXIST, "cannot create '%s': it exists already, since a moment ago", p->path);
 	if (rc < 0)
 		return err_set_errno(e, -rc, "cannot give '%s' its name", p->path);
 	free(ptr_take(f->temporary));
-	return 0;
+	rc = sync_name(f);
+	return rc < 0 ? err_set_errno(e, -rc, "'%s' is made, but its name cannot be made durable", p->path) : 0;
 }
 
 /* --- the whole --- */
@@ -221,7 +248,7 @@ static int write_image(const struct block_writer_format *f, struct block_writer 
 		return rc;
 	rc = f->finish(w);
 	if (rc == -ECANCELED)
-		return err_set(e, ECANCELED, "'%s' is not made: the work was stopped", w->p->path);
+		return stopped(w->p, e);
 	return rc < 0 ? err_set_errno(e, -rc, "cannot write '%s'", w->p->path) : 0;
 }
 

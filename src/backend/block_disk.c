@@ -56,6 +56,7 @@ void block_disk_done(struct block_disk *d)
 		int rc = flush_locked(d);
 		if (rc >= 0 && d->ops->end_writing)
 			rc = d->ops->end_writing(d);
+		d->image->close_error = rc < 0 ? rc : 0;
 		if (rc < 0)
 			log_error(&d->image->log, "the last flush failed: %s", strerrordesc_np(-rc));
 	}

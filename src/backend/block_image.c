@@ -310,7 +310,7 @@ int block_open_backing(struct block_image *i, const struct block_params *p, cons
 {
 	const struct block_format *f = block_format_of(type);
 	if (!p->may_use_backing_files)
-		return err_set(e, EPERM, "cannot open '%s': it is based on '%.80s', and backing_files is off", p->path,
+		return err_set(e, BLOCK_NEEDS_OTHERS, "cannot open '%s': it is based on '%.80s', and backing_files is off", p->path,
 		               named);
 	if (!f)
 		return err_set(e, ENOTSUP, "cannot open '%s': not supported yet: a backing file of format %s", p->path,
@@ -352,17 +352,25 @@ static void close_file(struct block_file *f)
 	free(f);
 }
 
-void block_close(struct block_image *i)
+/* A VM that ends in order leaves nothing to a power cut: what its guest was told is written is durable. */
+static void sync_at_end(struct block_image *i)
 {
-	if (!i)
+	int rc = i->was_changed && i->file && i->file->fd >= 0 ? block_file_sync(i, i->file) : 0;
+	if (rc >= 0)
 		return;
+	log_error(&i->log, "the last flush failed");
+	if (!i->close_error)
+		i->close_error = rc;
+}
+
+static int close_image(struct block_image *i)
+{
 	assert(!i->parked && !i->is_turn_taken);
 	if (i->file && i->format->close)
 		i->format->close(i);
 	block_close(i->backing);
-	/* A VM that ends in order leaves nothing to a power cut: what its guest was told is written is durable. */
-	if (i->was_changed && i->file && i->file->fd >= 0 && block_file_sync(i, i->file) < 0)
-		log_error(&i->log, "the last flush failed");
+	sync_at_end(i);
+	int rc = i->close_error;
 	for (unsigned k = 0; i->top == i && k < i->n_files; k++)
 		close_file(i->files[k]);
 	free(i->files);
@@ -372,6 +380,22 @@ void block_close(struct block_image *i)
 		(void)munmap(i->zeroes, BLOCK_ZEROES_BYTES);
 	(void)pthread_mutex_destroy(&i->lock);
 	free(i);
+	return rc;
+}
+
+void block_close(struct block_image *i)
+{
+	if (i)
+		(void)close_image(i);
+}
+
+int block_close_durably(struct block_image *i, struct err *e)
+{
+	if (!i)
+		return 0;
+	free_scoped char *path = i->file ? strdup(i->file->path) : NULL;
+	int rc = close_image(i);
+	return rc < 0 ? err_set_errno(e, -rc, "cannot make all that was written to '%s' durable", path ? path : "?") : 0;
 }
 
 const char *block_image_format(const struct block_image *i)

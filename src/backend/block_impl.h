@@ -177,6 +177,7 @@ struct block_image {
 	void *zeroes;
 	_Atomic bool has_said_workers; /* the log has been told that io_uring is not to be had */
 	_Atomic bool was_changed; /* some request was more than a read */
+	int close_error; /* the first; format->close() may set it, for block_close_durably() */
 	_Atomic bool has_said_refused;
 	/* A leaf: nothing under it blocks. For the format's tables and the next two. */
 	pthread_mutex_t lock;

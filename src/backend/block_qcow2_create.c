@@ -285,11 +285,17 @@ static int qcow2_new_write(struct block_writer *w, uint64_t offset_bytes, const 
 static int preallocate(struct qcow2_new *n)
 {
 	uint64_t n_clusters = div_up(n->w->n_bytes, n->cluster_bits), first = n->end_cluster;
-	int rc = 0;
+	const uint64_t l2_mask = (1ull << n->l2_bits) - 1;
+	const bool is_all = n->w->p->preallocation == BLOCK_PREALLOCATE_METADATA; /* else it is little of the work */
+	int rc = first + n_clusters + n->n_l1 > QCOW2_MAX_OFFSET >> n->cluster_bits ? -EFBIG : 0;
 	n->end_cluster += n_clusters;
-	for (uint64_t k = 0; k < n_clusters && rc >= 0; k++)
-		rc = set_entry(n, k, (struct qcow2_entry){
-			.descriptor = (first + k) << n->cluster_bits | QCOW2_OFLAG_COPIED, .bitmap = ALL_SUBCLUSTERS });
+	for (uint64_t k = 0; k < n_clusters && rc >= 0; k++) {
+		if (!(k & l2_mask))
+			rc = block_progress_step(&n->w->p->progress, is_all ? k << n->cluster_bits : 0, n->w->n_bytes);
+		if (rc >= 0)
+			rc = set_entry(n, k, (struct qcow2_entry){ .bitmap = ALL_SUBCLUSTERS,
+				.descriptor = (first + k) << n->cluster_bits | QCOW2_OFLAG_COPIED });
+	}
 	return rc < 0 ? rc : block_write_preallocate(n->w, first << n->cluster_bits, n_clusters << n->cluster_bits);
 }
 
@@ -304,7 +310,7 @@ static int write_refcounts(struct qcow2_new *n, uint64_t *ret_offset, uint32_t *
 		n_table = div_up(n_blocks * 8, n->cluster_bits);
 		total = first + n_blocks + n_table;
 	} while (total != before);
-	if (n_table << n->cluster_bits > QCOW2_MAX_REFCOUNT_TABLE_BYTES)
+	if (n_table << n->cluster_bits > QCOW2_MAX_REFCOUNT_TABLE_BYTES || total > QCOW2_MAX_OFFSET >> n->cluster_bits)
 		return -EFBIG;
 	uint64_t *table = calloc((size_t)n_table, (size_t)n->cluster_bytes);
 	uint8_t *block = calloc(1, (size_t)n->cluster_bytes);
@@ -315,7 +321,9 @@ static int write_refcounts(struct qcow2_new *n, uint64_t *ret_offset, uint32_t *
 			block[j * REFCOUNT_BYTES] = (uint8_t)(count >> 8);
 			block[j * REFCOUNT_BYTES + 1] = (uint8_t)count;
 		}
-		rc = write_at(n, block, n->cluster_bytes, first + k);
+		rc = block_progress_step(&n->w->p->progress, 0, 0);
+		if (rc >= 0)
+			rc = write_at(n, block, n->cluster_bytes, first + k);
 		table[k] = htobe64((first + k) << n->cluster_bits);
 	}
 	if (rc >= 0)

@@ -465,7 +465,9 @@ void qcow2_close(struct block_image *i)
 	if (!q)
 		return;
 	bool is_open = q->draining.runs && q->refcounts.slots && !i->limits.is_readonly;
-	if (is_open && i->was_changed && qcow2_close_clean(q) < 0)
+	int rc = is_open && i->was_changed ? qcow2_close_clean(q) : 0;
+	i->close_error = rc;
+	if (rc < 0)
 		log_error(&i->log, "'%s': not all could be written at the end", q->file->path);
 	qcow2_cache_done(&q->l2);
 	qcow2_cache_done(&q->refcounts);

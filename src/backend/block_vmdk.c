@@ -73,8 +73,8 @@ static int open_extent_file(struct vmdk *v, const struct block_params *p, const 
 	struct stat named, opened;
 	struct block_file *f;
 	if (!p->may_use_backing_files)
-		return err_set(e, EACCES, "its data are in the file '%s', and backing_files=on is needed to open files "
-		               "that an image names", l->name);
+		return err_set(e, BLOCK_NEEDS_OTHERS, "its data are in the file '%s', and backing_files=on is needed to open "
+		               "files that an image names", l->name);
 	free_scoped char *path = block_resolve_path(i->file, l->name);
 	if (!path)
 		return err_set(e, ENOMEM, "no memory for its extents");

@@ -8,6 +8,7 @@
 #include "schema/schema.h"
 
 #include <errno.h>
+#include <signal.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -89,6 +90,9 @@ int image_main(int argc, char **argv)
 {
 	struct command_line line;
 	struct err e = { 0 };
+	/* A limit on files, or a reader that is gone, is an error of a write, after which what is half made is removed. */
+	(void)signal(SIGXFSZ, SIG_IGN);
+	(void)signal(SIGPIPE, SIG_IGN);
 	if (argc <= 1) {
 		(void)help(stderr);
 		return IMAGE_USAGE;

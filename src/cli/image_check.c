@@ -31,9 +31,10 @@ static void add(json_t *o, const char *name, uint64_t v)
 
 static int print_json(const char *path, const struct block_info *info, const struct block_check *r)
 {
-	json_t *o = json_pack("{s:s, s:s, s:I, s:I, s:I}", "filename", path, "format", image_qemu_format(info->format),
-	                      "check-errors", (json_int_t)r->n_errors, "image-end-offset", (json_int_t)r->end_bytes,
-	                      "total-clusters", (json_int_t)r->n_clusters);
+	json_t *o = json_pack("{s:o, s:s, s:I, s:I, s:I}", "filename", image_json_name(path), "format",
+	                      image_qemu_format(info->format), "check-errors", (json_int_t)r->n_errors,
+	                      "image-end-offset", (json_int_t)r->end_bytes, "total-clusters",
+	                      (json_int_t)r->n_clusters);
 	if (o) {
 		add(o, "allocated-clusters", r->n_allocated);
 		add(o, "compressed-clusters", r->n_compressed);
@@ -97,14 +98,17 @@ static int run(const struct image_command *c, const struct command_line *line)
 	struct block_params p = {
 		.path = command_line_value(line, "file"), .image_type = image_type(command_line_value(line, "format")),
 		.is_readonly = !command_line_count(line, "repair"), .is_alone = true, .is_for_check = true,
-		.has_discard = true, .may_use_backing_files = true, .log = image_log(c),
+		.has_discard = true, .log = image_log(c),
 	};
 	struct block_image *i;
 	struct err e = { 0 };
-	if (image_open(&p, &i, &e) < 0)
+	if (image_open(c, &p, &i, &e) < 0)
 		return image_fail(c, &e);
 	int status = check(c, line, i);
-	block_close(i);
+	if (block_close_durably(i, &e) < 0) {
+		(void)image_fail(c, &e);
+		return CHECK_NOT_DONE;
+	}
 	return status;
 }
 

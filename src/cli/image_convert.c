@@ -30,14 +30,14 @@ static int convert(const struct image_command *c, const struct command_line *lin
 	struct image_progress progress = { 0 };
 	struct block_image *i;
 	struct err e = { 0 };
-	int rc = image_open(&source, &i, &e);
+	int rc = image_open(c, &source, &i, &e);
 	if (rc < 0)
 		return image_fail(c, &e);
 	p->progress = image_progress_start(&progress, c, line);
 	rc = block_convert(i, p, &e);
 	image_progress_end(&progress);
 	block_close(i);
-	if (rc == -EEXIST)
+	if (rc == -EEXIST && !p->may_replace)
 		(void)err_set(&e, EEXIST, "cannot create '%.300s': it exists already (--force replaces it)", p->path);
 	return rc < 0 ? image_fail(c, &e) : IMAGE_OK;
 }

@@ -77,9 +77,9 @@ static int open_backing(const struct image_command *c, const struct block_create
 		path = NULL;
 	if (!path)
 		return err_set(e, ENOMEM, "out of memory");
-	struct block_params bp = { .path = path, .is_readonly = true, .is_alone = true, .may_use_backing_files = true,
-		                   .image_type = image_type(p->backing_format), .log = image_log(c) };
-	int rc = image_open(&bp, ret_i, e);
+	struct block_params bp = { .path = path, .is_readonly = true, .is_alone = true, .log = image_log(c),
+		                   .image_type = image_type(p->backing_format) };
+	int rc = image_open(c, &bp, ret_i, e);
 	if (rc < 0)
 		err_prefix(e, "the backing file: ");
 	return rc;
@@ -104,7 +104,7 @@ static int create(const struct image_command *c, const struct command_line *line
 		image_progress_end(&progress);
 	}
 	block_close(backing);
-	if (rc == -EEXIST)
+	if (rc == -EEXIST && !p->may_replace)
 		(void)err_set(&e, EEXIST, "cannot create '%.300s': it exists already (--force replaces it)", p->path);
 	return rc < 0 ? image_fail(c, &e) : IMAGE_OK;
 }

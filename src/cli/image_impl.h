@@ -63,9 +63,11 @@ int image_usage(const struct image_command *c, const struct err *e);
 /* Says why; ends the process as the signal would have, where one has stopped the work. */
 int image_fail(const struct image_command *c, struct err *e);
 const struct log *image_log(const struct image_command *c); /* warnings, on standard error */
-/* block_open(), with the program's own words where files that the image names are not to be opened. */
-int image_open(struct block_params *p, struct block_image **ret_i, struct err *e);
-int image_print_json(void *json); /* a json_t, which is taken, or NULL: no memory. The exit status. */
+/* block_open(), with the command's own words where files that the image names are not to be opened. */
+int image_open(const struct image_command *c, const struct block_params *p, struct block_image **ret_i, struct err *e);
+void *image_json_name(const char *s); /* a json_t; '?' where s is not UTF-8. NULL: no memory */
+/* A json_t, which is taken, or NULL: no memory. The exit status; says why it is not IMAGE_OK. */
+int image_print_json(void *json);
 
 /* --- progress, and being stopped --- */
 

@@ -6,7 +6,6 @@
 #include "base/checked.h"
 #include "base/cleanup.h"
 #include "base/text.h"
-#include "schema/words.h"
 
 #include <errno.h>
 #include <jansson.h>
@@ -25,18 +24,6 @@ static const struct option_row rows[] = {
 };
 
 /* --- JSON --- */
-
-/* Names in images and file systems need not be UTF-8. */
-static json_t *json_name(const char *s)
-{
-	if (word_is_utf8(s, strlen(s)))
-		return json_string(s);
-	free_scoped char *copy = strdup(s);
-	for (char *c = copy; c && *c; c++)
-		if (*c & 0x80)
-			*c = '?';
-	return copy ? json_string(copy) : NULL;
-}
 
 static int add(json_t *o, const char *name, json_t *value)
 {
@@ -61,7 +48,7 @@ static json_t *image_json(const struct block_image *i, const char *path)
 {
 	struct block_info info;
 	block_image_info(i, &info);
-	json_t *o = json_pack("{s:o, s:s, s:I, s:I, s:b}", "filename", json_name(path), "format",
+	json_t *o = json_pack("{s:o, s:s, s:I, s:I, s:b}", "filename", image_json_name(path), "format",
 	                      image_qemu_format(info.format), "virtual-size", (json_int_t)info.n_bytes, "actual-size",
 	                      (json_int_t)info.n_allocated_bytes, "dirty-flag", info.is_dirty);
 	free_scoped char *full = block_image_backing_path(i);
@@ -69,11 +56,11 @@ static json_t *image_json(const struct block_image *i, const char *path)
 	if (rc >= 0 && info.cluster_bytes)
 		rc = add(o, "cluster-size", json_integer(info.cluster_bytes));
 	if (rc >= 0 && info.backing_name)
-		rc = add(o, "backing-filename", json_name(info.backing_name));
+		rc = add(o, "backing-filename", image_json_name(info.backing_name));
 	if (rc >= 0 && full)
-		rc = add(o, "full-backing-filename", json_name(full));
+		rc = add(o, "full-backing-filename", image_json_name(full));
 	if (rc >= 0 && info.backing_format)
-		rc = add(o, "backing-filename-format", json_name(info.backing_format));
+		rc = add(o, "backing-filename-format", image_json_name(info.backing_format));
 	if (rc >= 0 && info.version)
 		rc = add(o, "format-specific", qcow2_json(&info));
 	if (rc >= 0 && info.n_snapshots)
@@ -175,10 +162,14 @@ static int run(const struct image_command *c, const struct command_line *line)
 	};
 	struct block_image *i;
 	struct err e = { 0 };
-	int rc = image_open(&p, &i, &e);
-	if (rc == -EBUSY)
+	int rc = image_open(c, &p, &i, &e);
+	if (rc == -EBUSY && is_chain) { /* which of them, the text says */
+		struct err why = e;
+		(void)err_set(&e, EBUSY, "%s (--force-share looks all the same)", why.text);
+	} else if (rc == -EBUSY) {
 		(void)err_set(&e, EBUSY, "cannot open '%.300s': it is open for writing by another process (--force-share looks all "
 		              "the same)", path);
+	}
 	if (rc < 0)
 		return image_fail(c, &e);
 	int status = command_line_count(line, "json") ? print_json(i, path, is_chain) : print_text(i, path);

@@ -65,10 +65,10 @@ static bool step(void *context, uint64_t n_done, uint64_t n)
 	struct image_progress *p = context;
 	if (stop_signal)
 		return false;
-	if (!p->is_line && !p->is_terminal)
+	if (!n || (!p->is_line && !p->is_terminal))
 		return true;
 	uint64_t now = clock_now_ns();
-	unsigned percent = n ? (unsigned)((double)n_done * 100 / (double)n) : 100;
+	unsigned percent = (unsigned)((double)n_done * 100 / (double)n);
 	bool is_first = !p->said_ns, is_end = n_done >= n && p->n_percent < 100;
 	bool is_time = p->is_terminal ? now - p->said_ns >= TERMINAL_PERIOD_NS :
 	               percent >= p->n_percent + LINE_PERCENT || now - p->said_ns >= LINE_PERIOD_NS;

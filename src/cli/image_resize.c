@@ -41,12 +41,12 @@ static int run(const struct image_command *c, const struct command_line *line)
 		.path = command_line_value(line, "file"), .image_type = image_type(command_line_value(line, "format")),
 		.may_use_backing_files = command_line_count(line, "backing-files"), .log = image_log(c),
 	};
-	int rc = image_open(&p, &i, &e);
+	int rc = image_open(c, &p, &i, &e);
 	if (rc < 0)
 		return image_fail(c, &e);
 	rc = resize(i, n_bytes, is_more, &e);
-	block_close(i);
-	return rc < 0 ? image_fail(c, &e) : IMAGE_OK;
+	int closed = block_close_durably(i, rc < 0 ? NULL : &e);
+	return rc < 0 || closed < 0 ? image_fail(c, &e) : IMAGE_OK;
 }
 
 #define ABOUT "Make the disk of an image larger; never smaller"

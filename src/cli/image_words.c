@@ -125,19 +125,43 @@ const struct log *image_log(const struct image_command *c)
 	return &log;
 }
 
-int image_open(struct block_params *p, struct block_image **ret_i, struct err *e)
+static bool has_row(const struct image_command *c, const char *name)
+{
+	for (size_t i = 0; i < c->table.n_rows; i++)
+		if (strcmp(c->table.rows[i].name, name) == 0)
+			return true;
+	return false;
+}
+
+int image_open(const struct image_command *c, const struct block_params *p, struct block_image **ret_i, struct err *e)
 {
 	int rc = block_open(p, ret_i, e);
-	if (rc != -EPERM || p->may_use_backing_files || !strstr(e->text, "backing_files is off"))
+	if (rc != -BLOCK_NEEDS_OTHERS)
 		return rc;
-	return err_set(e, EPERM, "cannot open '%.200s': it consists of, or is based on, other files, which are opened with "
-	               "--backing-files only", p->path);
+	const char *way = has_row(c, "backing-files") ? "are opened with --backing-files only" :
+		"this command does not open; 'varan image convert --backing-files' makes one image of them";
+	return err_set(e, BLOCK_NEEDS_OTHERS, "cannot open '%.200s': it consists of, or is based on, other files, which %s",
+	               p->path, way);
+}
+
+/* Names in images and file systems need not be UTF-8. */
+void *image_json_name(const char *s)
+{
+	if (word_is_utf8(s, strlen(s)))
+		return json_string(s);
+	free_scoped char *copy = strdup(s);
+	for (char *c = copy; c && *c; c++)
+		if (*c & 0x80)
+			*c = '?';
+	return copy ? json_string(copy) : NULL;
 }
 
 int image_print_json(void *json)
 {
 	json_t *o = json;
 	bool is_printed = o && json_dumpf(o, stdout, JSON_INDENT(4)) >= 0 && putchar('\n') != EOF && fflush(stdout) == 0;
+	if (!is_printed)
+		fprintf(stderr, "varan image: the JSON cannot be %s\n", o ? "written" : "made: out of memory");
 	json_decref(o);
 	return is_printed ? IMAGE_OK : IMAGE_FAILED;
 }

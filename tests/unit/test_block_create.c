@@ -3,6 +3,8 @@
  * other for random work. The program's tests (test_image.py) have the rest. */
 #include "block_kit.h"
 
+#include <sys/syscall.h>
+
 #define DISK_BYTES (11ull * 1024 * 1024 + 512 * 37)
 
 static int create(const struct kit *k, struct block_create_params p, struct err *e)
@@ -147,6 +149,173 @@ TEST(stopped_work_leaves_nothing_and_replaces_nothing)
 	p.progress.step = NULL;
 	EQ(create(&k, p, &e), 0);
 	EQ(n_files(), 1);
+	kit_folder_done();
+}
+
+/* The step of that number, from 0, stops. */
+static bool stop_at(void *context, uint64_t n_done, uint64_t n)
+{
+	unsigned *left = context;
+	(void)n_done, (void)n;
+	return (*left)-- > 0;
+}
+
+TEST(work_can_be_stopped_everywhere)
+{
+	static const struct {
+		struct block_create_params p;
+		unsigned n_steps;
+	} cases[] = {
+		{ { .type = BLOCK_TYPE_RAW }, 1 }, /* behind the last fsync() */
+		{ { .type = BLOCK_TYPE_QCOW2 }, 2 }, /* a refcount block */
+		/* DISK_BYTES are 22565 clusters in tables of 64; those and the tables are counted in blocks of 256; fsync(). */
+		{ { .cluster_bytes = 512, .preallocation = BLOCK_PREALLOCATE_METADATA }, 353 + 90 + 1 },
+	};
+	kit_folder_new(0);
+	struct kit k = kit_at("disk", BLOCK_TYPE_RAW);
+	for (size_t n = 0; n < ARRAY_LEN(cases); n++) {
+		struct block_create_params p = cases[n].p;
+		unsigned left = cases[n].n_steps - 1;
+		struct err e = { 0 };
+		p.progress = (struct block_progress){ .step = stop_at, .context = &left };
+		EQ(create(&k, p, &e), -ECANCELED);
+		STR_HAS(e.text, "is not made: the work was stopped");
+		EQ(n_files(), 0);
+	}
+	/* Refused before the first. */
+	unsigned left = 0;
+	struct err e = { 0 };
+	EQ(create(&k, (struct block_create_params){ .n_bytes = 1ull << 57, .cluster_bytes = 2u << 20,
+		.preallocation = BLOCK_PREALLOCATE_METADATA, .progress = { .step = stop_at, .context = &left } }, &e), -EFBIG);
+	EQ(n_files(), 0);
+	kit_folder_done();
+}
+
+static bool somebody_makes(void *context, uint64_t n_done, uint64_t n)
+{
+	const struct kit *k = context;
+	(void)n_done, (void)n;
+	if (access(k->path, F_OK) < 0)
+		kit_run("echo theirs >%s", k->path);
+	return true;
+}
+
+TEST(what_nobody_locked_is_not_replaced)
+{
+	kit_folder_new(0);
+	struct kit k = kit_at("disk", BLOCK_TYPE_RAW);
+	struct err e = { 0 };
+	struct block_create_params p = { .type = BLOCK_TYPE_RAW, .may_replace = true, .preallocation = BLOCK_PREALLOCATE_FULL,
+		                         .progress = { .step = somebody_makes, .context = &k } };
+	EQ(create(&k, p, &e), -EEXIST);
+	STR_HAS(e.text, "exists already");
+	kit_run("test \"$(cat %s)\" = theirs", k.path);
+	EQ(n_files(), 1);
+	unlink(k.path);
+
+	EQ(symlink("nowhere", k.path), 0);
+	EQ(create(&k, (struct block_create_params){ .type = BLOCK_TYPE_RAW, .may_replace = true }, &e), -ENOENT);
+	STR_HAS(e.text, "a link that leads nowhere");
+	EQ(n_files(), 1);
+	kit_folder_done();
+}
+
+/* In place of the C library's: some calls are interrupted, as by a signal. */
+static unsigned n_interrupted;
+
+int fallocate(int fd, int mode, off_t offset, off_t n_bytes)
+{
+	if (n_interrupted) {
+		n_interrupted--;
+		errno = EINTR;
+		return -1;
+	}
+	return (int)syscall(SYS_fallocate, fd, mode, offset, n_bytes);
+}
+
+TEST(what_a_signal_interrupts_is_reserved_all_the_same)
+{
+	struct stat st;
+	kit_folder_new(0);
+	struct kit k = kit_at("disk", BLOCK_TYPE_RAW);
+	n_interrupted = 3;
+	EQ(create(&k, (struct block_create_params){ .type = BLOCK_TYPE_RAW, .preallocation = BLOCK_PREALLOCATE_FALLOC }, NULL), 0);
+	EQ(n_interrupted, 0);
+	EQ(stat(k.path, &st), 0);
+	OK((uint64_t)st.st_blocks * 512 >= DISK_BYTES);
+	kit_folder_done();
+}
+
+/* Syncing folders fails, or files; but io_uring does not ask here. */
+static bool is_folder_bad, is_file_bad;
+
+int fsync(int fd)
+{
+	struct stat st;
+	if (is_folder_bad && fstat(fd, &st) == 0 && S_ISDIR(st.st_mode)) {
+		errno = EIO;
+		return -1;
+	}
+	return (int)syscall(SYS_fsync, fd);
+}
+
+int fdatasync(int fd)
+{
+	if (is_file_bad) {
+		errno = EIO;
+		return -1;
+	}
+	return (int)syscall(SYS_fdatasync, fd);
+}
+
+TEST(a_name_that_is_not_durable_is_told)
+{
+	kit_folder_new(0);
+	struct kit k = kit_at("disk", BLOCK_TYPE_RAW);
+	struct err e = { 0 };
+	is_folder_bad = true;
+	EQ(create(&k, (struct block_create_params){ .type = BLOCK_TYPE_RAW }, &e), -EIO);
+	is_folder_bad = false;
+	STR_HAS(e.text, "its name cannot be made durable");
+	EQ(n_files(), 1);
+	EQ(create(&k, (struct block_create_params){ .type = BLOCK_TYPE_RAW, .may_replace = true }, &e), 0);
+	kit_folder_done();
+}
+
+TEST(a_change_that_is_not_durable_is_told_when_the_image_is_closed)
+{
+	static const enum block_type types[] = { BLOCK_TYPE_RAW, BLOCK_TYPE_QCOW2 };
+	kit_folder_new(0);
+	for (size_t n = 0; n < ARRAY_LEN(types); n++) {
+		struct kit base = kit_at("base", types[n]), k = kit_at("disk", BLOCK_TYPE_QCOW2);
+		struct block_progress none = { .step = NULL };
+		struct err e = { 0 };
+		EQ(create(&base, (struct block_create_params){ .type = types[n], .may_replace = true }, &e), 0);
+		struct block_params p = kit_params(&base);
+		struct block_image *i;
+		for (unsigned bad = 0; bad < 2; bad++) { /* raw: resizing syncs nothing; qcow2: the rest is in the counts */
+			EQ(block_open(&p, &i, &e), 0);
+			EQ(block_resize(i, DISK_BYTES + 512 * (bad + 1), &e), 0);
+			is_file_bad = bad;
+			EQ(block_close_durably(i, &e), bad ? -EIO : 0);
+			is_file_bad = false;
+			if (bad)
+				STR_HAS(e.text, "cannot make all that was written to");
+		}
+		EQ(create(&k, (struct block_create_params){ .may_replace = true, .backing_name = "base",
+			.backing_format = n ? "qcow2" : "raw" }, &e), 0);
+		uint8_t bytes[512] = "something";
+		kit_open(&k);
+		EQ(kit_do(&k, BLOCK_WRITE, 0, bytes, sizeof bytes), 0);
+		kit_close(&k);
+		p = kit_params(&k);
+		EQ(block_commit(&p, &none, &e), 0);
+		is_file_bad = true;
+		EQ(block_commit(&p, &none, &e), -EIO);
+		is_file_bad = false;
+		STR_HAS(e.text, "durable");
+	}
+	EQ(block_close_durably(NULL, NULL), 0);
 	kit_folder_done();
 }
 

@@ -618,7 +618,7 @@ TEST(a_vmdk_opens_other_files_only_when_that_is_allowed)
 	kit_run("cd %s && truncate -s 20480 more", kit_folder);
 	struct block_params p = kit_params(&k);
 	p.may_use_backing_files = false;
-	EQ(block_open(&p, &i, &e), -EACCES);
+	EQ(block_open(&p, &i, &e), -BLOCK_NEEDS_OTHERS);
 	STR_HAS(e.text, "backing_files=on");
 
 	uint8_t buffer[8 * 512] = { 1 };

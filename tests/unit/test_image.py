@@ -134,7 +134,10 @@ def test_nothing_is_overwritten_unless_that_is_asked_for(folder):
 def test_stopped_work_leaves_nothing(folder, number):
     with open("source", "wb") as f:
         f.write(os.urandom(64 * MiB))
-    for words in (("create", "--preallocation", "full", "a", "4T"), ("convert", "--to", "qcow2", "--compress", "source", "a")):
+    # Seconds of work; and should nothing stop it, a few GiB are written and no more.
+    for words in (("create", "--preallocation", "full", "a", "6G"),
+                  ("create", "--format", "qcow2", "--preallocation", "metadata", "--cluster-size", "4K", "a", "1T"),
+                  ("convert", "--to", "qcow2", "--compress", "source", "a")):
         done = subprocess.Popen([VARAN, "image", *words, "--progress"], stderr=subprocess.PIPE, text=True)
         assert done.stderr.readline().startswith("varan image " + words[0] + ": 0%")
         assert any(p.name.startswith(".varan-image-") for p in folder.iterdir()) and not (folder / "a").exists()
@@ -147,12 +150,21 @@ def test_stopped_work_leaves_nothing(folder, number):
 def test_no_room_leaves_nothing(folder):
     def limit():
         import resource
-        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (MiB, MiB))
     done = subprocess.run([VARAN, "image", "create", "--format", "qcow2", "--preallocation", "full", "a", "20M"],
                           capture_output=True, text=True, preexec_fn=limit, timeout=SECONDS)
     assert done.returncode == 1 and "cannot write 'a': File too large" in done.stderr
     only(folder)
+
+
+def test_a_reader_that_goes_away_stops_nothing(folder):
+    write_pattern("source", 64 * MiB)
+    ours, theirs = os.pipe()
+    os.close(ours)
+    with os.fdopen(theirs) as gone:
+        done = subprocess.run([VARAN, "image", "convert", "--to", "raw", "--progress", "source", "a"], stderr=gone, timeout=SECONDS)
+    assert done.returncode == 0
+    only(folder, "a", "source")
 
 
 # --- info -----------------------------------------------------------------------------------------------------------------
@@ -200,6 +212,47 @@ def test_info_of_an_image_in_use(folder):
                       ("convert", "--to", "raw", "a", "b")):
             assert "in use" in image(*words, status=1)
     image("resize", "a", "2M")
+
+
+@needs_qemu
+def test_what_is_in_other_files_is_not_opened_unless_that_is_asked_for(folder):
+    qemu("qemu-img", "create", "-f", "vmdk", "-o", "subformat=monolithicFlat", "a", "10M")
+    extent = next(p.name for p in folder.iterdir() if p.name != "a")
+    image("info", "--backing-files", "a")
+    os.unlink(extent)
+    os.mkfifo(extent)  # to open it would be told, and to touch it too
+    for words, text in ((("info", "a"), "opened with --backing-files only"),
+                        (("resize", "a", "20M"), "opened with --backing-files only"),
+                        (("convert", "--to", "raw", "a", "x"), "opened with --backing-files only"),
+                        (("check", "a"), "this command does not open; 'varan image convert --backing-files'"),
+                        (("create", "--format", "qcow2", "--backing", "a", "--backing-format", "vmdk", "x"),
+                         "the backing file: cannot open 'a': it consists of, or is based on, other files, which this command")):
+        told = image(*words, status=1)
+        assert text in told and "backing_files" not in told
+    assert "no regular file" in image("info", "--backing-files", "a", status=1)
+    only(folder, "a", extent)
+
+
+def test_info_of_a_chain_says_which_image_is_in_use(folder):
+    image("create", "base", "1M")
+    image("create", "--format", "qcow2", "--backing", "base", "--backing-format", "raw", "top")
+    with open("base", "r+b") as f:
+        fcntl.fcntl(f, fcntl.F_OFD_SETLK, struct.pack("hhqqi4x", fcntl.F_WRLCK, 0, 0, 0, 0))
+        told = image("info", "--backing-files", "top", status=1)
+        assert "'base'" in told and "in use" in told and "'top'" not in told and "--force-share looks all the same" in told
+        image("info", "--backing-files", "--force-share", "top")
+
+
+def test_json_of_names_that_are_not_utf8(folder):
+    image("create", "--format", "qcow2", "a", "1M")
+    name = b"a\xff"
+    os.rename("a", name)
+    for command in ("info", "check"):
+        done = subprocess.run([VARAN, "image", command, "--json", name], capture_output=True, check=True, timeout=SECONDS)
+        assert json.loads(done.stdout)["filename"] == "a?"
+    with open("/dev/full", "w") as full:
+        done = subprocess.run([VARAN, "image", "info", "--json", name], stdout=full, stderr=subprocess.PIPE, timeout=SECONDS)
+    assert done.returncode == 1 and b"the JSON cannot be written" in done.stderr
 
 
 # --- check ----------------------------------------------------------------------------------------------------------------
