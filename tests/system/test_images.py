@@ -55,12 +55,17 @@ def judge(path, name, content, folder):
     qemu_img("compare", "-f", kind, "-F", "raw", path, raw)
 
 
-@pytest.mark.parametrize("more", ["", ",_disable_io_uring=on,_disable_aio=on", ",direct=on"])
-def test_parallel_io(ask, raw, image, folder, more):
-    """Four vCPUs at random places of every format, one queue each and four; what arrives is compared outside."""
+@pytest.mark.parametrize("more, names", [
+    ("", list(FORMATS)),
+    (",_disable_io_uring=on,_disable_aio=on", ["qcow2", "vmdk"]),
+    (",direct=on", ["qcow2-subclusters", "vhdx"]),
+])
+def test_parallel_io(ask, raw, image, folder, more, names):
+    """Four vCPUs at random places of every format, one queue each and four; what arrives is compared outside. The other
+    engines have two formats each: unit tests have them all."""
     source = pattern(7, 24 * MIB)
-    images = {name: image(name, 16 * MIB) for name in FORMATS}
-    letters = "bcdefg"
+    images = {name: image(name, 16 * MIB) for name in names}
+    letters = "bcdefg"[:len(names)]
     found = ask({
         "hammer": HAMMER.replace("DISKS", " ".join(f"/dev/vd{letter}" for letter in letters)),
         "sums": f"echo 3 >/proc/sys/vm/drop_caches; md5sum {' '.join(f'/dev/vd{letter}' for letter in letters)} | cut -d ' ' -f 1",
