@@ -73,8 +73,10 @@ static int command_main(const struct image_command *c, int argc, char **argv)
 	struct command_line line;
 	struct err e = { 0 };
 	int status;
-	if (command_line_parse(argc, argv, &c->table, &line, &e) < 0)
-		return usage(&c->table, &e);
+	if (command_line_parse(argc, argv, &c->table, &line, &e) < 0) {
+		status = usage(&c->table, &e);
+		return c->usage_status ? c->usage_status : status;
+	}
 	if (command_line_count(&line, "help")) {
 		text_scoped t = TEXT_INIT;
 		command_line_write_help(&c->table, &t);
@@ -130,8 +132,8 @@ static const char man_description[] =
 static const char man_end[] =
 	".SH EXIT STATUS\n"
 	"0 on success, 1 when something failed, 2 for a mistake on the command line. Of\n.BR check :\n"
-	"0 when nothing is wrong (any more), 1 when the check could not be done, 2 when there are errors, or for a mistake on the\n"
-	"command line, 3 when there are leaked clusters and nothing else, 63 when the format has nothing to check.\n"
+	"0 when nothing is wrong (any more), 1 when the check could not be done, by a mistake on the command line too,\n"
+	"2 when there are errors, 3 when there are leaked clusters and nothing else, 63 when the format has nothing to check.\n"
 	".SH SEE ALSO\n.BR varan (1),\n.BR qemu\\-img (1)\n";
 
 static void write_synopsis(const struct option_table *table, const char *name, struct text *t)

@@ -114,7 +114,7 @@ static int run(const struct image_command *c, const struct command_line *line)
 
 #define ABOUT "Look for damage in an image's tables"
 const struct image_command image_check_command = {
-	.name = "check", .about = ABOUT, .run = run,
+	.name = "check", .about = ABOUT, .run = run, .usage_status = CHECK_NOT_DONE, /* 2 would say that it is damaged */
 	.table = { .program = "varan image check",
 	           .about = ABOUT ". Exit status: 0 none, 1 the check could not be done, 2 errors, "
 	                    "3 only leaked clusters, 63 the format has nothing to check",

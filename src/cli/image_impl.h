@@ -9,6 +9,7 @@ enum { IMAGE_OK = 0, IMAGE_FAILED = 1, IMAGE_USAGE = 2 };
 
 struct image_command {
 	const char *name, *about; /* in a list of commands */
+	int usage_status;         /* of a mistake on the command line; 0: IMAGE_USAGE */
 	struct option_table table;
 	int (*run)(const struct image_command *c, const struct command_line *line); /* the exit status */
 };
