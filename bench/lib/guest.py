@@ -62,11 +62,13 @@ class Guest:
     memory_mib = 256
     cmdline = CMDLINE
 
-    def __init__(self, folder, flavour, work):
+    def __init__(self, folder, flavour, work, programs=None):
+        """programs: {name: bytes}, further ones in the guest's root."""
         self.kernel = folder / flavour / "vmlinux"
         self.version = (folder / flavour / "version").read_text().strip()
         archive = cpio.Archive()
-        archive.file(INIT, init_program(), 0o755)
+        for name, data in {INIT: init_program(), **(programs or {})}.items():
+            archive.file(name, data, 0o755)
         self.initramfs = work / "initramfs"
         # The kernel unpacks archives that follow one another.
         self.initramfs.write_bytes((folder / flavour / "initramfs").read_bytes() + archive.bytes())

@@ -69,6 +69,20 @@ class Instance:
     def stop_counting(self, event, *keys):
         _write(self._file(event, "trigger"), f"hist:keys={','.join(keys)}:size=4096:pause")
 
+    def count_between(self, event, keys, begin, end):
+        """Counts only from one event to another: each is (event, condition)."""
+        _write(self._file(event, "trigger"), f"hist:keys={','.join(keys)}:size=4096:pause")
+        for verb, (other, condition) in (("enable", begin), ("disable", end)):
+            _write(self._file(other, "trigger"), f"{verb}_hist:{event.replace('/', ':')} if {condition}")
+
+    def clear_counts(self, event, keys):
+        _write(self._file(event, "trigger"), f"hist:keys={','.join(keys)}:size=4096:clear")
+
+    def clear(self):
+        """Forgets the events of the buffer."""
+        with open(self.path / "trace", "w"):  # truncating it is the way
+            pass
+
     def counts(self, event):
         """{tuple of the keys' values, as text: count}"""
         found = {}

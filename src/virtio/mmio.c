@@ -4,8 +4,9 @@
  *
  * The interrupt is an edge, so that nothing may depend on one edge alone: each event pulses the line, also while the
  * driver has not acknowledged an earlier one, and an acknowledgement that leaves bits behind pulses it again (an event
- * came between the driver's look and its answer). Locks are as in the PCI transport: `registers` before the device's own,
- * `signals` around the interrupt status, neither while the status register is written. */
+ * came between the driver's look and its answer). `registers` is taken before the device's own lock, not while the status
+ * register is written. The interrupt status needs no lock: a driver that a pulse has woken would find it held by who
+ * pulses. */
 #include "virtio/mmio.h"
 
 #include "base/bytes.h"
@@ -14,6 +15,7 @@
 #include <assert.h>
 #include <errno.h>
 #include <inttypes.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 
 /* 4.2.2 MMIO device register layout */
@@ -63,18 +65,15 @@ struct virtio_mmio {
 	pthread_mutex_t registers;
 	uint32_t device_features_sel, driver_features_sel, queue_sel;
 
-	pthread_mutex_t signals;
-	uint32_t interrupt_status;
+	_Atomic uint32_t interrupt_status;
 };
 
 /* --- to the driver: any thread ---------------------------------------------------------------------------------- */
 
 static void tell_driver(struct virtio_mmio *t, uint32_t bit)
 {
-	(void)pthread_mutex_lock(&t->signals);
-	t->interrupt_status |= bit;
+	(void)atomic_fetch_or(&t->interrupt_status, bit);
 	irq_line_pulse(&t->line);
-	(void)pthread_mutex_unlock(&t->signals);
 }
 
 static void signal_queue(void *transport, unsigned queue)
@@ -90,19 +89,13 @@ static void signal_config(void *transport)
 
 static uint32_t interrupt_status(struct virtio_mmio *t)
 {
-	(void)pthread_mutex_lock(&t->signals);
-	uint32_t status = t->interrupt_status;
-	(void)pthread_mutex_unlock(&t->signals);
-	return status;
+	return atomic_load(&t->interrupt_status);
 }
 
 static void acknowledge(struct virtio_mmio *t, uint32_t bits)
 {
-	(void)pthread_mutex_lock(&t->signals);
-	t->interrupt_status &= ~bits;
-	if (t->interrupt_status)
+	if (atomic_fetch_and(&t->interrupt_status, ~bits) & ~bits)
 		irq_line_pulse(&t->line);
-	(void)pthread_mutex_unlock(&t->signals);
 }
 
 /* 4.2.2.1: a reset clears InterruptStatus; nothing runs any more that could set it, and Status does not read 0 yet. */
@@ -278,7 +271,6 @@ int virtio_mmio_new(struct virtio_device *v, struct bus *mmio, uint64_t address,
 	t->v = v;
 	t->address = address;
 	(void)pthread_mutex_init(&t->registers, NULL);
-	(void)pthread_mutex_init(&t->signals, NULL);
 	kick_events_init(&t->kicks, v, vm, address + QUEUE_NOTIFY, 0);
 
 	int rc = irq_line_init(&t->line, router, pin, false, e);
@@ -309,7 +301,6 @@ void virtio_mmio_free(struct virtio_mmio *t)
 		bus_remove(t->bus, t->address);
 	kick_events_done(&t->kicks);
 	irq_line_done(&t->line);
-	(void)pthread_mutex_destroy(&t->signals);
 	(void)pthread_mutex_destroy(&t->registers);
 	free(t);
 }
