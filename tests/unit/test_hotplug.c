@@ -250,7 +250,7 @@ TEST(a_disk_comes_and_goes_a_hundred_times)
 	uint32_t n_gsis = 0;
 	for (unsigned n = 1; n <= 100; n++) {
 		struct disk_config c = disk_of(&i, "data");
-		if (machine_add_disk(d.m, &c, &info, &e) < 0)
+		if (machine_add_device(d.m, "disks", &c, &info, &e) < 0)
 			test_fail(__FILE__, __LINE__, "%s", e.text);
 		STR_EQ(info.id, "data");
 		STR_EQ(info.bdf, "0000:00:02.0"); /* behind the entropy device */
@@ -283,7 +283,7 @@ TEST(the_device_tree_says_what_goes)
 	driver_init(&d, CODE(deaf), 0);
 	boot(&d);
 	struct disk_config c = disk_of(&i, "_disk0");
-	EQ(machine_add_disk(d.m, &c, &info, &e), 0);
+	EQ(machine_add_device(d.m, "disks", &c, &info, &e), 0);
 	STR_EQ(info.id, "_disk0");
 	json_t *tree = tree_of(&d), *function = json_object_get(tree, "_virtio-pci-_disk0"),
 	       *disk = json_object_get(tree, "_disk0");
@@ -325,41 +325,41 @@ TEST(what_is_asked_twice_and_what_cannot_be_is_refused)
 	EQ(machine_remove_device(d.m, "__rng", &e), -ENOTSUP);
 	STR_HAS(e.text, "device '__rng' cannot be removed");
 	EQ(machine_remove_device(d.m, "__ioapic", &e), -ENOTSUP);
-	EQ(machine_add_disk(d.m, &c, &info, &e), 0);
-	EQ(machine_add_disk(d.m, &other, &info, &e), -EEXIST);
+	EQ(machine_add_device(d.m, "disks", &c, &info, &e), 0);
+	EQ(machine_add_device(d.m, "disks", &other, &info, &e), -EEXIST);
 	STR_HAS(e.text, "there is a device 'data' already");
 	OK(is_unlocked(&j));
 	EQ(machine_remove_device(d.m, "data", &e), 0);
 	EQ(machine_remove_device(d.m, "data", &e), -EBUSY);
 	STR_HAS(e.text, "'data' is being removed already");
-	EQ(machine_add_disk(d.m, &other, &info, &e), -EEXIST);
+	EQ(machine_add_device(d.m, "disks", &other, &info, &e), -EEXIST);
 	STR_HAS(e.text, "'data' is being removed: its id is free once the guest has let go of it");
 
 	other.id = (char *)(uintptr_t)"other";
 	other.has_pci_device_id = true;
 	other.pci_device_id = 2;
-	EQ(machine_add_disk(d.m, &other, &info, &e), -EINVAL);
+	EQ(machine_add_device(d.m, "disks", &other, &info, &e), -EINVAL);
 	STR_HAS(e.text, "pci_device_id=2 is taken by 'data'");
 	other.pci_device_id = 32;
-	EQ(machine_add_disk(d.m, &other, &info, &e), -EINVAL);
+	EQ(machine_add_device(d.m, "disks", &other, &info, &e), -EINVAL);
 	other.pci_device_id = 0;
-	EQ(machine_add_disk(d.m, &other, &info, &e), -EINVAL);
+	EQ(machine_add_device(d.m, "disks", &other, &info, &e), -EINVAL);
 	other.pci_device_id = 31;
-	EQ(machine_add_disk(d.m, &other, &info, &e), 0);
+	EQ(machine_add_device(d.m, "disks", &other, &info, &e), 0);
 	STR_EQ(info.bdf, "0000:00:1f.0");
 	char long_id[65];
 	memset(long_id, 'x', 64);
 	long_id[64] = '\0';
 	other.id = long_id;
-	EQ(machine_add_disk(d.m, &other, &info, &e), -EINVAL);
+	EQ(machine_add_device(d.m, "disks", &other, &info, &e), -EINVAL);
 	STR_HAS(e.text, "longer than 63 bytes");
 	/* What the host refuses is not the asker's mistake, whatever its errno. */
 	struct disk_config bad = disk_of(&j, "bad");
 	bad.queue_size = 0;
-	EQ(machine_add_disk(d.m, &bad, &info, &e), -EIO);
+	EQ(machine_add_device(d.m, "disks", &bad, &info, &e), -EIO);
 	bad.queue_size = 128;
 	bad.path = (char *)(uintptr_t)"/no/disk";
-	EQ(machine_add_disk(d.m, &bad, &info, &e), -EIO);
+	EQ(machine_add_device(d.m, "disks", &bad, &info, &e), -EIO);
 	EQ(e.code, EIO);
 	EQ(d.n_removed, 0);
 	/* The machine ends while the guest was asked: the device is gone, and that is said; the other one stays. */
@@ -399,7 +399,7 @@ TEST(a_guest_is_asked_again_by_who_insists)
 	driver_init(&d, CODE(deaf), 0);
 	boot(&d);
 	struct disk_config c = disk_of(&i, "data"), other = disk_of(&j, "other");
-	EQ(machine_add_disk(d.m, &c, &info, &e), 0);
+	EQ(machine_add_device(d.m, "disks", &c, &info, &e), 0);
 	EQ(machine_remove_device(d.m, "data", &e), 0);
 	for (unsigned n = 0; !pci_hotplug_is_heard(&d.m->hotplug, 2) && n < 6000; n++)
 		test_sleep_us(10000);
@@ -414,7 +414,7 @@ TEST(a_guest_is_asked_again_by_who_insists)
 	uint8_t eject[4] = { 1 << 2 };
 	OK(bus_write(&d.m->mmio, X86_PCI_HOTPLUG + PCI_HOTPLUG_EJECT, eject, 4));
 	wait_removed(&d, 1);
-	EQ(machine_add_disk(d.m, &other, &info, &e), 0);
+	EQ(machine_add_device(d.m, "disks", &other, &info, &e), 0);
 	STR_EQ(info.bdf, "0000:00:03.0");
 	driver_done(&d);
 	(void)close(i.fd);
@@ -431,7 +431,7 @@ TEST(a_paused_guest_answers_when_it_runs_again)
 	boot(&d);
 	machine_pause(d.m);
 	struct disk_config c = disk_of(&i, "data");
-	EQ(machine_add_disk(d.m, &c, &info, &e), 0);
+	EQ(machine_add_device(d.m, "disks", &c, &info, &e), 0);
 	EQ(machine_remove_device(d.m, "data", &e), 0);
 	for (unsigned n = 0; n < 20; n++)
 		(void)loop_run_once(d.loop, 10);
@@ -459,7 +459,7 @@ TEST(a_guest_that_ejects_everything_keeps_what_stays)
 	STR_EQ(d.removed[1], "_disk1 0000:00:02.0");
 	for (unsigned n = 3; n < 20; n++) {
 		struct disk_config c = disk_of(&images[2], "data");
-		EQ(machine_add_disk(d.m, &c, &info, &e), 0);
+		EQ(machine_add_device(d.m, "disks", &c, &info, &e), 0);
 		wait_removed(&d, n);
 	}
 	OK(is_in_tree(&d, "__rng"));
@@ -467,7 +467,7 @@ TEST(a_guest_that_ejects_everything_keeps_what_stays)
 	EQ(d.m->x86.fixed_slots, 1 | 1 << 3); /* host bridge, entropy */
 	/* What it ejects last of all is not lost when the machine ends before the main loop has had its turn. */
 	struct disk_config c = disk_of(&images[2], "data");
-	EQ(machine_add_disk(d.m, &c, &info, &e), 0);
+	EQ(machine_add_device(d.m, "disks", &c, &info, &e), 0);
 	for (unsigned n = 0; n < 6000; n++) {
 		(void)pthread_mutex_lock(&d.m->hotplug.lock);
 		uint32_t ejected = d.m->hotplug.ejected;
@@ -540,7 +540,7 @@ TEST(without_pci_or_acpi_there_is_no_hotplug)
 			d.config.machine.acpi = false;
 		boot(&d);
 		struct disk_config c = disk_of(&j, "other");
-		EQ(machine_add_disk(d.m, &c, &info, &e), -ENOTSUP);
+		EQ(machine_add_device(d.m, "disks", &c, &info, &e), -ENOTSUP);
 		STR_HAS(e.text, "hotplug needs PCI and ACPI");
 		EQ(machine_remove_device(d.m, "_disk0", &e), -ENOTSUP);
 		STR_HAS(e.text, "hotplug needs PCI and ACPI");
