@@ -37,7 +37,7 @@ static const struct device_list lists[] = {
 	{ DEVICE(fs, "_fs", &fs_schema, fs_config), LIST(fs) },
 	{ DEVICE(generic_vhost_user, "_generic_vhost_user", &generic_vhost_user_schema, generic_vhost_user_config),
 	  LIST(generic_vhost_user) },
-	{ DEVICE(pmem, "_pmem", &pmem_schema, pmem_config), LIST(pmem) },
+	{ DEVICE(pmem, "_pmem", &pmem_schema, pmem_config), LIST(pmem), FILE_OF(pmem_config, file, discard_writes) },
 	{ DEVICE(vsock, "_vsock", &vsock_schema, vsock_config), .count = offsetof(struct vm_config, has_vsock),
 	  .is_single = true },
 	{ DEVICE(vdpa, "_vdpa", &vdpa_schema, vdpa_config), LIST(vdpa) },

@@ -12,7 +12,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-static const struct device_kind *const kinds[] = { &machine_disks };
+static const struct device_kind *const kinds[] = { &machine_disks, &machine_pmem };
 
 const struct device_kind *machine_find_kind(const char *member)
 {
@@ -111,7 +111,13 @@ int machine_choose_slot(const struct machine *m, int asked_for, struct err *e)
 
 int machine_plug(struct machine *m, struct attached *a, int slot, struct err *e)
 {
-	return m->has_pci ? virtio_pci_new(a->v, &m->pci, &m->router, m->vm, slot, &a->pci, e) : plug_mmio(m, a, e);
+	int rc = machine_map_memory(m, a, e);
+	if (rc < 0)
+		return rc;
+	rc = m->has_pci ? virtio_pci_new(a->v, &m->pci, &m->router, m->vm, slot, &a->pci, e) : plug_mmio(m, a, e);
+	if (rc < 0)
+		machine_unmap_memory(m, a);
+	return rc;
 }
 
 /* --- devices ------------------------------------------------------------------------------------------------------------ */

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Devices that come and go while the guest runs. Theory of operation.
  *
- * Coming: what is the host's is opened and the device made while the guest runs; then the vCPUs pause for the moment in
- * which the function takes its place on the bus, and the guest is told by the event device. Its BARs have addresses already,
+ * Coming: what is the host's is opened and the device made while the guest runs; then the vCPUs pause (and all devices, when
+ * this one brings memory) for the moment in which the function takes its place on the bus, and the guest is told by the event
+ * device. Its BARs have addresses already,
  * as at boot; a guest may give them others.
  *
  * Going is up to the guest. machine_remove_device() asks; the guest's driver lets go and writes to the eject register,
@@ -52,6 +53,20 @@ static struct attached *device_in_slot(struct machine *m, unsigned slot)
 	return NULL;
 }
 
+/* For a moment: vCPUs, and where memory comes or goes all that could be in it. */
+static bool hold(struct machine *m, bool with_devices)
+{
+	return with_devices ? machine_quiesce(m) : vcpus_pause(&m->vcpus);
+}
+
+static void go_on(struct machine *m, bool with_devices)
+{
+	if (with_devices)
+		machine_resume(m);
+	else
+		vcpus_resume(&m->vcpus);
+}
+
 /* --- telling the guest -------------------------------------------------------------------------------------------------- */
 
 static void on_retry(struct timer *t)
@@ -85,12 +100,14 @@ static void finish_removal(struct machine *m, struct attached *a)
 	pci_device_bdf(virtio_pci_function(a->pci), bdf);
 
 	virtio_device_reset(a->v); /* waits for what is in flight while the guest runs */
-	bool was_running = vcpus_pause(&m->vcpus);
+	bool brings_memory = a->memory.is_mapped;
+	bool was_running = hold(m, brings_memory);
 	virtio_pci_free(a->pci);
 	a->pci = NULL;
 	pci_hotplug_emptied(&m->hotplug, slot);
+	machine_unmap_memory(m, a);
 	if (was_running)
-		vcpus_resume(&m->vcpus);
+		go_on(m, brings_memory);
 	machine_free_device(m, a);
 
 	log_info(&m->log, "'%s' is removed from slot %u", id, slot);
@@ -231,14 +248,15 @@ int machine_add_device(struct machine *m, const char *member, const void *config
 	if (rc < 0)
 		return rc;
 
-	bool was_running = vcpus_pause(&m->vcpus);
+	bool brings_memory = a->memory.n_bytes > 0;
+	bool was_running = hold(m, brings_memory);
 	rc = machine_hosts_error(machine_plug(m, a, slot, e), e);
 	if (rc >= 0)
 		pci_hotplug_filled(&m->hotplug, (unsigned)slot, true);
 	else
 		machine_free_device(m, a);
 	if (was_running)
-		vcpus_resume(&m->vcpus);
+		go_on(m, brings_memory);
 	else if (rc >= 0)
 		virtio_device_pause(a->v); /* as the others are: they are resumed together */
 	if (rc < 0)

@@ -41,6 +41,18 @@ struct device_kind {
 	void (*close)(struct attached *a); /* what open() took; the device is gone already */
 };
 
+#define DEVICE_MEMORY_ALIGN (2ull << 20) /* a huge page; what Linux can take of such memory */
+
+/* What a device brings into the guest's address space, if anything: a kind's open() says it, the machine maps it. */
+struct device_memory {
+	struct gpa start;
+	uint64_t n_bytes; /* 0: it brings none */
+	int fd;           /* the kind's; from its first byte on */
+	bool is_private;  /* what is written stays out of the file */
+	bool is_mapped;
+	size_t index;     /* when it is: in the map's device_regions */
+};
+
 /* One virtio device on its transport. */
 struct attached {
 	struct list_link link;
@@ -51,6 +63,7 @@ struct attached {
 	struct virtio_mmio *mmio;
 	const struct device_kind *kind; /* NULL: of no list, and not removable */
 	void *backend;                  /* the kind's own */
+	struct device_memory memory;
 	bool is_leaving;                /* the guest was asked for it */
 	uint64_t asked_ns;              /* when; the last time */
 	struct log_limit change_limit;
@@ -98,6 +111,12 @@ struct machine {
 	struct vcpus vcpus;
 };
 
+/* --- machine.c ------------------------------------------------------------------------------------------------------ */
+
+/* Nobody is in guest memory any more, neither vCPUs nor the host's I/O on their behalf. True: they were running, and want a
+ * machine_resume(). */
+bool machine_quiesce(struct machine *m);
+
 /* --- machine_devices.c ---------------------------------------------------------------------------------------------- */
 
 int machine_add_virtio_devices(struct machine *m, struct err *e);
@@ -112,9 +131,11 @@ int machine_open_device(struct machine *m, const struct device_kind *k, const ch
 /* For open() of a kind: makes a->v. how: of its queues; the rest is the machine's. */
 int machine_make_virtio(struct machine *m, struct attached *a, const struct virtio_class *cls,
                         const struct virtio_params *how, const void *params, struct err *e);
-/* Onto the transport; vCPUs do not run. On failure the device stays as it was. slot: of PCI. */
+/* Onto the transport, with its memory; vCPUs do not run, and nothing does where it brings some. On failure the device is off
+ * the transport, and its memory unmapped. slot: of PCI. */
 int machine_plug(struct machine *m, struct attached *a, int slot, struct err *e);
-/* vCPUs do not run, or its transport is gone already. */
+/* vCPUs do not run, or its transport is gone already. Its memory stays mapped until the machine ends; see
+ * machine_unmap_memory(). */
 void machine_free_device(struct machine *m, struct attached *a);
 
 /* The codes that speak of what was asked for are not the host's to use: -EIO instead. */
@@ -122,7 +143,15 @@ int machine_hosts_error(int rc, struct err *e);
 
 /* --- kinds ---------------------------------------------------------------------------------------------------------- */
 
-extern const struct device_kind machine_disks;
+extern const struct device_kind machine_disks, machine_pmem;
+
+/* --- machine_memory.c ----------------------------------------------------------------------------------------------- */
+
+/* For open() of a kind: fills a->memory but for the file. No address is taken twice. */
+int machine_place_memory(struct machine *m, struct attached *a, uint64_t n_bytes, struct err *e);
+/* Between machine_quiesce() and machine_resume(), or before the machine starts. */
+int machine_map_memory(struct machine *m, struct attached *a, struct err *e);
+void machine_unmap_memory(struct machine *m, struct attached *a); /* nothing when it is not mapped */
 
 /* --- machine_limits.c ----------------------------------------------------------------------------------------------- */
 

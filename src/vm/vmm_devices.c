@@ -14,6 +14,7 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 
 /* Whether the configuration would still keep every rule. */
 static int check_with(const struct vm_config *c, const char *member, const void *device, struct err *e)
@@ -27,12 +28,24 @@ static int check_with(const struct vm_config *c, const char *member, const void 
 	return rc;
 }
 
+/* Each device makes a file of its own there. */
+static bool is_folder(const char *path)
+{
+	struct stat st;
+	return stat(path, &st) == 0 && S_ISDIR(st.st_mode);
+}
+
+static bool is_same_file(const struct device_facts *f, const struct device_facts *other)
+{
+	bool is_shared = f->only_reads && other->only_reads;
+	return !is_shared && f->file && other->file && strcmp(f->file, other->file) == 0 && !is_folder(f->file);
+}
+
 /* One that is in the configuration, but on its way out of the machine, or out already because the guest has ejected it: its
  * id and what else it has are not free. */
 static int refuse_clash(const struct device_facts *f, const struct device_facts *other, bool is_leaving, struct err *e)
 {
-	bool is_shared = f->only_reads && other->only_reads;
-	bool has_its_file = !is_shared && f->file && other->file && strcmp(f->file, other->file) == 0;
+	bool has_its_file = is_same_file(f, other);
 	bool has_its_slot = f->slot >= 0 && f->slot == other->slot;
 	bool has_its_id = strcmp(f->id, other->id) == 0;
 
