@@ -38,7 +38,8 @@ struct driver {
 	struct machine *m;
 	int kernel_fd;
 	char kernel_path[40];
-	bool has_failed;
+	_Atomic bool has_failed;
+	char *report; /* of a failure */
 	unsigned n_removed, n_asked_for;
 	char removed[MAX_REMOVED][80]; /* "id bdf" */
 };
@@ -47,7 +48,8 @@ static inline void on_event(void *context, enum vcpu_event what, const char *rep
 {
 	struct driver *d = context;
 	(void)what;
-	fprintf(stderr, "%s\n", report ? report : "the guest ended");
+	if (!d->has_failed)
+		d->report = strdup(report ? report : "the guest ended");
 	d->has_failed = true;
 }
 
@@ -136,7 +138,8 @@ static inline void driver_done(struct driver *d)
 	hv_close(d->hv);
 	vm_config_done(&d->config);
 	(void)close(d->kernel_fd);
-	OK(!d->has_failed);
+	if (d->has_failed)
+		test_fail(__FILE__, __LINE__, "%s", d->report);
 }
 
 /* A disk's file; its path is what to open. The file ends with the descriptor. */

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Persistent memory on a machine: at boot, and coming and going under a guest that writes to it all the time. */
-#include "base/checked.h"
+#include "base/cleanup.h"
 #include "machine_kit.h"
 
 #include <errno.h>
@@ -333,6 +333,34 @@ TEST(there_is_room_for_so_much)
 	driver_done(&d);
 	(void)close(i.fd);
 	(void)close(big.fd);
+}
+
+/* There is nothing to give the guest instead. It is the end of its VM, and of nothing else. */
+TEST(a_file_that_is_cut_off_ends_the_vm_with_a_report)
+{
+	struct driver d;
+	struct image i = new_memory(2 * MIB), j = new_memory(2 * MIB);
+	driver_init(&d, CODE(writer), 0);
+	add_cold(&d, i.path, false);
+	add_cold(&d, j.path, false);
+	boot(&d);
+	OK(grows(&i, 0) && grows(&j, 0));
+	OK(ftruncate(i.fd, 0) == 0);
+	uint32_t before = word_at(&j, 0);
+	for (unsigned n = 0; !d.has_failed && n < SECONDS_LIMIT * 100; n++) {
+		(void)poll(NULL, 0, 10);
+		if (word_at(&j, 0) > before + 2)
+			test_skip("this engine interprets the guest's writes, and takes what it cannot write for MMIO");
+	}
+	OK(d.has_failed);
+	machine_free(ptr_take(d.m)); /* the vCPU's thread has ended */
+	STR_HAS(d.report, "KVM_RUN failed: Bad address");
+	STR_HAS(d.report, "guest memory is gone: has a file that is mapped there been truncated");
+	free(d.report);
+	d.has_failed = false;
+	driver_done(&d);
+	(void)close(i.fd);
+	(void)close(j.fd);
 }
 
 TEST(a_machine_that_cannot_have_it_says_so_at_boot)
