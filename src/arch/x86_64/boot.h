@@ -97,8 +97,9 @@ void x86_ram_layout(uint64_t n_total_bytes, struct x86_ram_range ret_ranges[2], 
 unsigned x86_phys_bits(const struct hv_cpuid *supported, unsigned max_phys_bits);
 
 /* Fills m->pci and m->device_memory. From the end of RAM to the end of what n_phys_bits reach, in steps of 4 GiB and less
- * room at the top for platform devices, the first half (4 TiB at most) is for memory that devices bring: Linux maps such
- * memory only where it is not far from RAM. The rest is PCI's high window; an error when nothing is left for that. */
+ * room at the top for platform devices, the first half is PCI's high window, the second is for memory that devices bring;
+ * either has 4 TiB at most, as Linux maps such memory only where it is not far from RAM. Where there is one step, PCI has it;
+ * an error where there is none. */
 int x86_pci_layout(uint64_t ram_end, unsigned n_phys_bits, struct x86_machine *m, struct err *e);
 
 /* Loads kernel (ELF with a PVH note; ELF x86-64 without one through the 64-bit protocol; bzImage by the 64-bit
