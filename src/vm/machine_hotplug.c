@@ -3,8 +3,7 @@
  *
  * Coming: what is the host's is opened and the device made while the guest runs; then the vCPUs pause (and all devices, when
  * this one brings memory) for the moment in which the function takes its place on the bus, and the guest is told by the event
- * device. Its BARs have addresses already,
- * as at boot; a guest may give them others.
+ * device. Its BARs have addresses already, as at boot; a guest may give them others.
  *
  * Going is up to the guest. machine_remove_device() asks; the guest's driver lets go and writes to the eject register,
  * perhaps never. That write comes on a vCPU's thread, which cannot free what it is using: it posts a message, and the main

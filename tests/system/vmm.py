@@ -25,8 +25,8 @@ BAD_KERNEL_WORDS = re.compile(r"BUG:|WARNING:|Call Trace|Oops|Kernel panic|soft 
                               r"unchecked MSR|BIOS bug|virtio.*(failed|timeout|bad)", re.IGNORECASE)
 
 
-# What it says of the emulated host's CPU, whatever the VMM.
-HARMLESS_KERNEL_WORDS = re.compile(r"Speculative Return Stack Overflow|srso")
+# What it says of the emulated host's CPU, and of ext4 with DAX, whatever the VMM.
+HARMLESS_KERNEL_WORDS = re.compile(r"Speculative Return Stack Overflow|srso|DAX enabled. Warning: EXPERIMENTAL")
 WARNING_BLOCK = re.compile(r"(?s)------------\[ cut here.*?---\[ end trace [^\n]*")
 
 
