@@ -73,8 +73,8 @@ static void bench_close(struct bench *b)
 	block_close(b->image);
 }
 
-/* In descriptors 2i and 2i + 1. */
-static void offer(struct bench *b, uint16_t i, uint32_t type)
+/* In descriptors 2i and 2i + 1. The device may look as soon as they are offered. */
+static void put(struct bench *b, uint16_t i, uint32_t type)
 {
 	struct ring *r = &b->g.rings[0];
 	uint8_t bytes[4];
@@ -84,7 +84,12 @@ static void offer(struct bench *b, uint16_t i, uint32_t type)
 	OK(mem_write(&b->g.mem, GPA(RESPONSE(i)), bytes, 4));
 	ring_put(r, (uint16_t)(2 * i), (struct ring_desc){ REQUEST, 4, DESC_NEXT, (uint16_t)(2 * i + 1) });
 	ring_put(r, (uint16_t)(2 * i + 1), (struct ring_desc){ RESPONSE(i), 4, DESC_WRITE, 0 });
-	ring_offer(r, (uint16_t)(2 * i));
+}
+
+static void offer(struct bench *b, uint16_t i, uint32_t type)
+{
+	put(b, i, type);
+	ring_offer(&b->g.rings[0], (uint16_t)(2 * i));
 }
 
 static uint32_t response(struct bench *b, uint16_t i)
@@ -231,17 +236,18 @@ TEST(what_is_no_request_fails)
 	struct ring *r = &b.g.rings[0];
 	bench_open(&b, false, 64);
 	rig_start(&b.g, 0);
-	offer(&b, 0, 1);
-	offer(&b, 1, UINT32_MAX);
-	rig_kick(&b.g, 0);
-	OK(rig_wait_used(&b.g, 0, 2));
-	EQ(take_length(&b), 4);
-	EQ(response(&b, 0), FAILURE);
-	EQ(take_length(&b), 4);
-	EQ(response(&b, 1), FAILURE);
+	static const uint32_t types[] = { 1, UINT32_MAX };
+	for (uint16_t i = 0; i < 2; i++) {
+		offer(&b, i, types[i]);
+		rig_kick(&b.g, 0);
+		OK(rig_wait_used(&b.g, 0, 1));
+		EQ(take_length(&b), 4);
+		EQ(response(&b, i), FAILURE);
+	}
 
-	offer(&b, 2, 0);
+	put(&b, 2, 0);
 	ring_put(r, 4, (struct ring_desc){ REQUEST, 3, DESC_NEXT, 5 });
+	ring_offer(r, 4);
 	rig_kick(&b.g, 0);
 	OK(rig_wait_used(&b.g, 0, 1));
 	EQ(take_length(&b), 4);
@@ -265,8 +271,7 @@ TEST(an_answer_may_be_in_pieces)
 	struct ring *r = &b.g.rings[0];
 	bench_open(&b, false, 64);
 	rig_start(&b.g, 0);
-	offer(&b, 0, 0);
-	ring_set_avail_idx(r, 0);
+	put(&b, 0, 0);
 	ring_put(r, 0, (struct ring_desc){ REQUEST, 1, DESC_NEXT, 1 });
 	ring_put(r, 1, (struct ring_desc){ REQUEST + 1, 3, DESC_NEXT, 2 });
 	for (uint16_t i = 0; i < 4; i++)
@@ -287,8 +292,9 @@ TEST(a_chain_without_room_for_an_answer_breaks_the_ring)
 		struct bench b;
 		bench_open(&b, false, 64);
 		rig_start(&b.g, 0);
-		offer(&b, 0, 0);
+		put(&b, 0, 0);
 		ring_put(&b.g.rings[0], 1, (struct ring_desc){ RESPONSE(0), n, DESC_WRITE, 0 });
+		ring_offer(&b.g.rings[0], 0);
 		rig_kick(&b.g, 0);
 		uint64_t end = clock_now_ns() + 5 * NS_PER_S;
 		while (!(virtio_status(b.g.v) & VIRTIO_STATUS_DEVICE_NEEDS_RESET) && clock_now_ns() < end)
