@@ -192,7 +192,7 @@ const struct route api_routes[] = {
 	  .flags = ROUTE_NEEDS_VM | ROUTE_ADDS | ROUTE_COLD_ONLY,
 	  .run = add_device, .added = { "fs", "fs" } },
 	{ PUT_ROUTE, .name = "vm.add-pmem", .summary = "Add a persistent memory device", .body = &pmem_schema,
-	  .answer = "PciDeviceInfo", .flags = ROUTE_NEEDS_VM | ROUTE_ADDS | ROUTE_COLD_ONLY,
+	  .answer = "PciDeviceInfo", .flags = ROUTE_NEEDS_VM | ROUTE_ADDS,
 	  .run = add_device, .added = { "pmem", "pmem device" } },
 	{ PUT_ROUTE, .name = "vm.add-vsock", .summary = "Add a vsock device; at most one", .body = &vsock_schema,
 	  .answer = "PciDeviceInfo", .flags = ROUTE_NEEDS_VM | ROUTE_ADDS | ROUTE_COLD_ONLY,

@@ -103,6 +103,8 @@ void block_close(struct block_image *i); /* after its lanes; what could not be w
 int block_close_durably(struct block_image *i, struct err *e);
 const char *block_image_format(const struct block_image *i); /* "raw", "qcow2", ... */
 void block_image_limits(const struct block_image *i, struct block_limits *ret_l);
+/* For mapping: of a raw image, the host's file whose bytes are the disk's. The image's own. -1: of another format. */
+int block_image_fd(const struct block_image *i);
 
 /* Makes the disk larger; never smaller. Any thread that may wait for I/O; requests may be in flight meanwhile, and
  * block_image_limits() tells the new size afterwards. What a raw image lies in may have that size already: a host's device

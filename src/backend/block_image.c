@@ -409,6 +409,11 @@ void block_image_limits(const struct block_image *i, struct block_limits *ret_l)
 	ret_l->n_bytes = i->n_disk_bytes;
 }
 
+int block_image_fd(const struct block_image *i)
+{
+	return i->format == &block_raw_format ? i->file->fd : -1;
+}
+
 int block_resize(struct block_image *i, uint64_t n_bytes, struct err *e)
 {
 	const char *path = i->file->path;

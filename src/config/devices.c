@@ -19,26 +19,34 @@ struct device_list {
 	const char *kind; /* in made-up identifiers */
 	const struct schema *schema;
 	size_t at, count; /* of the pointer and of the number; or of the object and of the bool that says it is there */
-	size_t id;
-	bool is_single;
+	size_t id, has_slot, slot;
+	size_t file, only_reads; /* when has_file */
+	bool has_file, is_single;
 };
 
-#define LIST(m, kind_, schema_, T)                                                            \
-	{ .member = #m, .kind = kind_, .schema = schema_, .at = offsetof(struct vm_config, m), \
-	  .count = offsetof(struct vm_config, n_##m), .id = offsetof(struct T, id) }
+#define DEVICE(m, kind_, schema_, T)                                                            \
+	.member = #m, .kind = kind_, .schema = schema_, .at = offsetof(struct vm_config, m),     \
+	.id = offsetof(struct T, id), .has_slot = offsetof(struct T, has_pci_device_id),         \
+	.slot = offsetof(struct T, pci_device_id)
+#define LIST(m) .count = offsetof(struct vm_config, n_##m)
+#define FILE_OF(T, file_, only_reads_) \
+	.has_file = true, .file = offsetof(struct T, file_), .only_reads = offsetof(struct T, only_reads_)
 static const struct device_list lists[] = {
-	LIST(disks, "_disk", &disk_schema, disk_config),
-	LIST(net, "_net", &net_schema, net_config),
-	LIST(fs, "_fs", &fs_schema, fs_config),
-	LIST(generic_vhost_user, "_generic_vhost_user", &generic_vhost_user_schema, generic_vhost_user_config),
-	LIST(pmem, "_pmem", &pmem_schema, pmem_config),
-	{ .member = "vsock", .kind = "_vsock", .schema = &vsock_schema, .at = offsetof(struct vm_config, vsock),
-	  .count = offsetof(struct vm_config, has_vsock), .id = offsetof(struct vsock_config, id), .is_single = true },
-	LIST(vdpa, "_vdpa", &vdpa_schema, vdpa_config),
-	LIST(devices, "_vfio", &device_schema, device_config),
-	LIST(user_devices, "_vfio_user", &user_device_schema, user_device_config),
+	{ DEVICE(disks, "_disk", &disk_schema, disk_config), LIST(disks), FILE_OF(disk_config, path, readonly) },
+	{ DEVICE(net, "_net", &net_schema, net_config), LIST(net) },
+	{ DEVICE(fs, "_fs", &fs_schema, fs_config), LIST(fs) },
+	{ DEVICE(generic_vhost_user, "_generic_vhost_user", &generic_vhost_user_schema, generic_vhost_user_config),
+	  LIST(generic_vhost_user) },
+	{ DEVICE(pmem, "_pmem", &pmem_schema, pmem_config), LIST(pmem), FILE_OF(pmem_config, file, discard_writes) },
+	{ DEVICE(vsock, "_vsock", &vsock_schema, vsock_config), .count = offsetof(struct vm_config, has_vsock),
+	  .is_single = true },
+	{ DEVICE(vdpa, "_vdpa", &vdpa_schema, vdpa_config), LIST(vdpa) },
+	{ DEVICE(devices, "_vfio", &device_schema, device_config), LIST(devices) },
+	{ DEVICE(user_devices, "_vfio_user", &user_device_schema, user_device_config), LIST(user_devices) },
 };
+#undef FILE_OF
 #undef LIST
+#undef DEVICE
 
 static char *items_of(const struct device_list *l, const struct vm_config *c, size_t *ret_n)
 {
@@ -125,19 +133,64 @@ static int add_to_list(const struct device_list *l, struct vm_config *c, const v
 	return rc;
 }
 
-int vm_config_add_device(struct vm_config *c, const char *member, const void *device, struct err *e)
+static const struct device_list *list_of(const char *member)
 {
 	const struct device_list *l = NULL;
 	for (size_t i = 0; i < ARRAY_LEN(lists) && !l; i++)
 		if (strcmp(lists[i].member, member) == 0)
 			l = &lists[i];
 	assert(l);
+	return l;
+}
+
+int vm_config_add_device(struct vm_config *c, const char *member, const void *device, struct err *e)
+{
+	const struct device_list *l = list_of(member);
 	return l->is_single ? add_vsock(c, device, e) : add_to_list(l, c, device, e);
 }
 
-int vm_config_add_disk(struct vm_config *c, const struct disk_config *disk, struct err *e)
+void vm_config_describe(const char *member, const void *device, struct device_facts *ret_f)
 {
-	return vm_config_add_device(c, "disks", disk, e);
+	const struct device_list *l = list_of(member);
+	const char *base = device;
+	bool has_slot, only_reads = false;
+	char *file = NULL;
+	uint8_t slot;
+	memcpy(&has_slot, base + l->has_slot, sizeof has_slot);
+	memcpy(&slot, base + l->slot, sizeof slot);
+	if (l->has_file) {
+		memcpy(&file, base + l->file, sizeof file);
+		memcpy(&only_reads, base + l->only_reads, sizeof only_reads);
+	}
+	*ret_f = (struct device_facts){
+		.id = id_of(l, base), .prefix = l->kind, .file = file, .only_reads = only_reads, .slot = has_slot ? slot : -1,
+	};
+}
+
+bool vm_config_next(const struct vm_config *c, struct device_cursor *d)
+{
+	for (; d->list < ARRAY_LEN(lists); d->list++, d->n_seen = 0) {
+		const struct device_list *l = &lists[d->list];
+		size_t n;
+		const char *items = items_of(l, c, &n);
+		if (d->n_seen < n) {
+			d->member = l->member;
+			d->device = items + l->schema->size * d->n_seen++;
+			return true;
+		}
+	}
+	return false;
+}
+
+void *vm_config_with_id(const char *member, const void *device, const char *id)
+{
+	const struct device_list *l = list_of(member);
+	char *copy = malloc(l->schema->size);
+	if (copy) {
+		memcpy(copy, device, l->schema->size);
+		memcpy(copy + l->id, &id, sizeof id);
+	}
+	return copy;
 }
 
 static bool remove_from(const struct device_list *l, struct vm_config *c, const char *id)

@@ -9,11 +9,34 @@
  * "user_devices", "vdpa"), or makes it the one "vsock". The whole configuration must then hold: -EEXIST for an identifier
  * or a path that is taken, -EINVAL for another rule, texts as those of vm_config_validate(). On failure c is as before. */
 int vm_config_add_device(struct vm_config *c, const char *member, const void *device, struct err *e);
-int vm_config_add_disk(struct vm_config *c, const struct disk_config *disk, struct err *e);
 
 /* Whether there was one. Rate limit groups, memory zones and the like are no devices. */
 bool vm_config_remove_device(struct vm_config *c, const char *id);
 bool vm_config_has_device(const struct vm_config *c, const char *id);
+
+/* What a device of the list `member` has to itself, and how it is called. Strings are the configuration's. */
+struct device_facts {
+	const char *id;     /* NULL: none yet */
+	const char *prefix; /* of made-up identifiers: "_disk" */
+	const char *file;   /* on the host; NULL: none, or none that would be known by its name */
+	bool only_reads;    /* the file: it may be shared with others that only read */
+	int slot;           /* pci_device_id; -1: any */
+};
+
+void vm_config_describe(const char *member, const void *device, struct device_facts *ret_f);
+
+/* All devices, in the order in which a machine makes them: for (struct device_cursor d = { 0 }; vm_config_next(c, &d);). The
+ * configuration stays as it is meanwhile. */
+struct device_cursor {
+	size_t list, n_seen; /* its own */
+	const char *member;
+	const void *device;
+};
+
+bool vm_config_next(const struct vm_config *c, struct device_cursor *d);
+
+/* A copy with this identifier, which shares all strings, that one too: free() takes it back. NULL: no memory. */
+void *vm_config_with_id(const char *member, const void *device, const char *id);
 
 /* Made-up identifiers: _disk0, _net1, ...: one count for all kinds, so that a name is not used again in the life of the
  * counter, which is that of a VM. Those that the user has taken are stepped over. */

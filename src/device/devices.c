@@ -4,6 +4,7 @@
 #include "base/checked.h"
 #include "device/virtio_blk.h"
 #include "device/virtio_console.h"
+#include "device/virtio_pmem.h"
 #include "device/virtio_rng.h"
 
 #include <string.h>
@@ -11,6 +12,7 @@
 const struct virtio_class *const virtio_classes[] = {
 	&virtio_blk,
 	&virtio_console,
+	&virtio_pmem,
 	&virtio_rng,
 };
 

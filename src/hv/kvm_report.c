@@ -127,6 +127,9 @@ static void report_reason(const struct hv_vcpu *c, struct text *t)
 		/* The one exit that comes with an error; for others the shared pages hold what an earlier exit left. */
 		if ((c->run_errno == EFAULT || c->run_errno == EHWPOISON) && run->exit_reason == KVM_EXIT_MEMORY_FAULT)
 			report_memory_fault(run, t);
+		if (c->run_errno == EFAULT)
+			text_append(t, "  guest memory is gone: has a file that is mapped there been truncated, or its file system "
+			               "run full?\n");
 		return;
 	}
 	if (!c->has_exited) {

@@ -8,6 +8,7 @@
 
 #include <assert.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <inttypes.h>
 #include <stdatomic.h>
 #include <string.h>
@@ -48,6 +49,8 @@ void mem_map_done(struct mem_map *m)
 		return;
 	for (size_t i = 0; i < m->n_regions; i++)
 		unmap_region(&m->regions[i]);
+	for (size_t i = 0; i < MEM_MAX_DEVICE_REGIONS; i++)
+		mem_map_remove_device(m, i);
 	memset(m, 0, sizeof *m);
 }
 
@@ -68,25 +71,54 @@ static uint8_t *reserve(uint64_t n_bytes)
 	return start;
 }
 
-static int check_params(const struct mem_map *m, const struct mem_region_params *p, size_t *ret_at, struct err *e)
+/* Maps n_bytes somewhere, with their inaccessible neighbours; fd -1: of no file. */
+static int map_somewhere(uint64_t n_bytes, int flags, int fd, uint8_t **ret_host, struct err *e)
+{
+	uint8_t *host = reserve(n_bytes);
+	if (!host)
+		return err_set_errno(e, errno, "guest memory: cannot reserve %" PRIu64 " bytes of address space", n_bytes);
+	if (mmap(host, (size_t)n_bytes, PROT_READ | PROT_WRITE, flags | MAP_FIXED | MAP_NORESERVE, fd, 0) == MAP_FAILED) {
+		int code = errno;
+		(void)munmap(host - PAGE_BYTES, (size_t)(n_bytes + 2 * PAGE_BYTES));
+		return err_set_errno(e, code, "guest memory: cannot map %" PRIu64 " bytes", n_bytes);
+	}
+	*ret_host = host;
+	return 0;
+}
+
+static bool overlaps(const struct mem_region *r, struct gpa start, uint64_t n_bytes)
+{
+	return start.v < r->start.v ? n_bytes > r->start.v - start.v : start.v - r->start.v < r->n_bytes;
+}
+
+/* Whole pages, and no others have them. */
+static int check_range(const struct mem_map *m, struct gpa start, uint64_t n_bytes, struct err *e)
 {
 	uint64_t end;
-	if (p->n_bytes == 0 || p->n_bytes % PAGE_BYTES || p->start.v % PAGE_BYTES)
+	if (n_bytes == 0 || n_bytes % PAGE_BYTES || start.v % PAGE_BYTES)
 		return err_set(e, EINVAL, "guest memory: 0x%" PRIx64 " bytes at 0x%" PRIx64 ": not a multiple of 4096",
-		               p->n_bytes, p->start.v);
-	if (!checked_add(p->start.v, p->n_bytes, &end) || p->n_bytes > (uint64_t)INT64_MAX - 2 * HUGE_PAGE_BYTES)
+		               n_bytes, start.v);
+	if (!checked_add(start.v, n_bytes, &end) || n_bytes > (uint64_t)INT64_MAX - 2 * HUGE_PAGE_BYTES)
 		return err_set(e, EINVAL, "guest memory: 0x%" PRIx64 " bytes at 0x%" PRIx64 " pass the end of the address space",
-		               p->n_bytes, p->start.v);
+		               n_bytes, start.v);
+	for (size_t i = 0; i < m->n_regions + MEM_MAX_DEVICE_REGIONS; i++) {
+		const struct mem_region *r = i < m->n_regions ? &m->regions[i] : &m->device_regions[i - m->n_regions];
+		if (r->n_bytes && overlaps(r, start, n_bytes))
+			return err_set(e, EEXIST, "guest memory: 0x%" PRIx64 " is in use already", max_u64(start.v, r->start.v));
+	}
+	return 0;
+}
+
+static int check_params(const struct mem_map *m, const struct mem_region_params *p, size_t *ret_at, struct err *e)
+{
+	int rc = check_range(m, p->start, p->n_bytes, e);
+	if (rc < 0)
+		return rc;
 	if (m->n_regions == MEM_MAX_REGIONS)
 		return err_set(e, ENOSPC, "guest memory: more than %d regions", MEM_MAX_REGIONS);
-
 	size_t at = 0;
 	while (at < m->n_regions && m->regions[at].start.v < p->start.v)
 		at++;
-	if (at > 0 && m->regions[at - 1].start.v + m->regions[at - 1].n_bytes > p->start.v)
-		return err_set(e, EEXIST, "guest memory: 0x%" PRIx64 " is in use already", p->start.v);
-	if (at < m->n_regions && end > m->regions[at].start.v)
-		return err_set(e, EEXIST, "guest memory: 0x%" PRIx64 " is in use already", m->regions[at].start.v);
 	*ret_at = at;
 	return 0;
 }
@@ -105,16 +137,10 @@ int mem_map_add(struct mem_map *m, const struct mem_region_params *p, struct err
 			return err_set_errno(e, errno, "guest memory: cannot make a shared memory file of %" PRIu64 " bytes",
 			                     p->n_bytes);
 	}
-	uint8_t *host = reserve(p->n_bytes);
-	if (!host)
-		return err_set_errno(e, errno, "guest memory: cannot reserve %" PRIu64 " bytes of address space", p->n_bytes);
-
-	int flags = MAP_FIXED | MAP_NORESERVE | (fd >= 0 ? MAP_SHARED : MAP_PRIVATE | MAP_ANONYMOUS);
-	if (mmap(host, (size_t)p->n_bytes, PROT_READ | PROT_WRITE, flags, fd, 0) == MAP_FAILED) {
-		int code = errno;
-		(void)munmap(host - PAGE_BYTES, (size_t)(p->n_bytes + 2 * PAGE_BYTES));
-		return err_set_errno(e, code, "guest memory: cannot map %" PRIu64 " bytes", p->n_bytes);
-	}
+	uint8_t *host;
+	rc = map_somewhere(p->n_bytes, fd >= 0 ? MAP_SHARED : MAP_PRIVATE | MAP_ANONYMOUS, fd, &host, e);
+	if (rc < 0)
+		return rc;
 	advise(host, (size_t)p->n_bytes, p->has_thp, p->is_mergeable);
 
 	memmove(&m->regions[at + 1], &m->regions[at], (m->n_regions - at) * sizeof m->regions[0]);
@@ -130,6 +156,41 @@ int mem_map_add(struct mem_map *m, const struct mem_region_params *p, struct err
 	m->n_regions++;
 	m->n_total_bytes += p->n_bytes;
 	return 0;
+}
+
+int mem_map_add_device(struct mem_map *m, const struct mem_device_params *p, size_t *ret_index, struct err *e)
+{
+	uint8_t *host;
+	size_t i = 0;
+	int rc = check_range(m, p->start, p->n_bytes, e);
+	if (rc < 0)
+		return rc;
+	while (i < MEM_MAX_DEVICE_REGIONS && m->device_regions[i].n_bytes)
+		i++;
+	if (i == MEM_MAX_DEVICE_REGIONS)
+		return err_set(e, ENOSPC, "guest memory: more than %d regions of devices", MEM_MAX_DEVICE_REGIONS);
+
+	/* Of a private mapping nobody else could have any use. */
+	fd_scoped fd = p->is_private ? -1 : fcntl(p->fd, F_DUPFD_CLOEXEC, 3);
+	if (!p->is_private && fd < 0)
+		return err_set_errno(e, errno, "guest memory: cannot keep a descriptor");
+	rc = map_somewhere(p->n_bytes, p->is_private ? MAP_PRIVATE : MAP_SHARED, p->fd, &host, e);
+	if (rc < 0)
+		return rc;
+	advise(host, (size_t)p->n_bytes, false, false);
+	m->device_regions[i] = (struct mem_region){
+		.start = p->start, .n_bytes = p->n_bytes, .host = guest(host), .zone = "", .fd = fd_take(&fd),
+	};
+	*ret_index = i;
+	return 0;
+}
+
+void mem_map_remove_device(struct mem_map *m, size_t index)
+{
+	struct mem_region *r = &m->device_regions[index];
+	if (r->n_bytes)
+		unmap_region(r);
+	*r = (struct mem_region){ 0 };
 }
 
 const struct mem_region *mem_map_find(const struct mem_map *m, struct gpa a)
@@ -164,6 +225,21 @@ bool mem_span(const struct mem_map *m, struct gpa a, uint64_t n_bytes, struct sp
 		return false;
 	*ret_s = (struct span){ .host = r->host + offset, .n_bytes = n_bytes };
 	return true;
+}
+
+bool mem_buffer_span(const struct mem_map *m, struct gpa a, uint64_t n_bytes, struct span *ret_s)
+{
+	if (mem_span(m, a, n_bytes, ret_s))
+		return true;
+	for (size_t i = 0; i < MEM_MAX_DEVICE_REGIONS; i++) {
+		const struct mem_region *r = &m->device_regions[i];
+		uint64_t offset = a.v - r->start.v;
+		if (a.v < r->start.v || offset >= r->n_bytes || n_bytes > r->n_bytes - offset)
+			continue;
+		*ret_s = (struct span){ .host = r->host + offset, .n_bytes = n_bytes };
+		return true;
+	}
+	return false;
 }
 
 bool mem_read(const struct mem_map *m, struct gpa a, void *ret_bytes, size_t n_bytes)

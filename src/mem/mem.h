@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* mem.h - guest memory: regions, checked spans, dirty tracking.
+/* mem.h - guest memory: regions of RAM, memory that devices bring, checked spans, dirty tracking.
  *
  * Only `struct gpa` plus a length goes in; only a checked span inside one region comes out. Any thread may read and
  * write guest memory; the map itself does not change while vCPUs or I/O loops run. Guest bytes change under our hands at
@@ -30,6 +30,7 @@ struct span {
 };
 
 #define MEM_MAX_REGIONS 64
+#define MEM_MAX_DEVICE_REGIONS 32
 #define MEM_PAGE_BYTES 4096u
 #define MEM_DIRTY_PAGE_BYTES 4096u
 
@@ -47,9 +48,10 @@ struct mem_region {
 struct mem_files;
 
 struct mem_map {
-	struct mem_region regions[MEM_MAX_REGIONS]; /* sorted by start, disjoint */
+	struct mem_region regions[MEM_MAX_REGIONS]; /* RAM; sorted by start, disjoint */
 	size_t n_regions;
-	uint64_t n_total_bytes;
+	uint64_t n_total_bytes; /* of RAM */
+	struct mem_region device_regions[MEM_MAX_DEVICE_REGIONS]; /* in no order; n_bytes 0: free */
 	struct mem_files *files; /* where files may be mapped in; NULL: they are copied */
 };
 
@@ -69,6 +71,21 @@ int mem_map_add(struct mem_map *m, const struct mem_region_params *p, struct err
 const struct mem_region *mem_map_find(const struct mem_map *m, struct gpa a); /* NULL: no RAM there */
 /* False unless [a, a + n_bytes) lies in one region. n_bytes 0 is a valid span where a lies in (or ends) a region. */
 bool mem_span(const struct mem_map *m, struct gpa a, uint64_t n_bytes, struct span *ret_s);
+
+/* Memory that a device brings, a file mapped at an address of its own, is no RAM: it may go again, and the host may take it
+ * from under us. Only what a driver offers as a buffer may lie there; rings, tables and our own eyes stay out. */
+struct mem_device_params {
+	struct gpa start;
+	uint64_t n_bytes;
+	int fd;          /* the caller's; from its first byte on */
+	bool is_private; /* what is written stays out of the file, which may be open for reading only */
+};
+
+/* Like mem_map_add(). ret_index: in device_regions, until mem_map_remove_device() takes the region away. */
+int mem_map_add_device(struct mem_map *m, const struct mem_device_params *p, size_t *ret_index, struct err *e);
+void mem_map_remove_device(struct mem_map *m, size_t index);
+/* As mem_span(), in RAM or in what devices bring. */
+bool mem_buffer_span(const struct mem_map *m, struct gpa a, uint64_t n_bytes, struct span *ret_s);
 
 /* Copies; false (and nothing copied) when the range is not RAM in one region. Writes are marked dirty. */
 bool mem_read(const struct mem_map *m, struct gpa a, void *ret_bytes, size_t n_bytes);

@@ -178,7 +178,7 @@ static enum queue_fault add_buffer(struct queue *q, struct walk *w, const struct
 	if (!is_writable && w->has_writable)
 		return QUEUE_READABLE_AFTER_WRITABLE;
 	w->has_writable |= is_writable;
-	if (!mem_span(q->mem, GPA(d->addr), d->len, &s))
+	if (!mem_buffer_span(q->mem, GPA(d->addr), d->len, &s))
 		return QUEUE_BAD_BUFFER;
 	/* At most QUEUE_MAX_SIZE descriptors of less than 2^32: no overflow in 64 bits. */
 	w->n_bytes[is_writable] += d->len;

@@ -30,6 +30,7 @@
 #define VIRTIO_ID_BLOCK 2u
 #define VIRTIO_ID_CONSOLE 3u
 #define VIRTIO_ID_ENTROPY 4u
+#define VIRTIO_ID_PMEM 27u
 
 /* 6 Reserved feature bits */
 #define VIRTIO_F_INDIRECT_DESC (1ull << 28)

@@ -347,10 +347,16 @@ static void pause_devices(struct machine *m)
 		virtio_device_pause(list_entry(l, struct attached, link)->v);
 }
 
+bool machine_quiesce(struct machine *m)
+{
+	bool was_running = vcpus_pause(&m->vcpus);
+	pause_devices(m);
+	return was_running;
+}
+
 void machine_pause(struct machine *m)
 {
-	(void)vcpus_pause(&m->vcpus);
-	pause_devices(m);
+	(void)machine_quiesce(m);
 }
 
 void machine_resume(struct machine *m)
@@ -380,13 +386,12 @@ int machine_nmi(struct machine *m, struct err *e)
 	return rc;
 }
 
-/* Memory changes its pages: nobody may be in it, neither vCPUs nor the host's I/O on their behalf. */
+/* Memory changes its pages. */
 static int keep_files(struct machine *m, int (*keep)(struct mem_files *f))
 {
 	if (m->files.n_files == 0)
 		return 0;
-	bool was_running = vcpus_pause(&m->vcpus);
-	pause_devices(m);
+	bool was_running = machine_quiesce(m);
 	int rc = keep(&m->files);
 	if (was_running)
 		machine_resume(m);

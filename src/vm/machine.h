@@ -50,10 +50,13 @@ int machine_settle_files(struct machine *m);
 /* Of the devices on virtio transports, by their own ids. */
 enum device_presence { DEVICE_ABSENT, DEVICE_THERE, DEVICE_LEAVING };
 enum device_presence machine_presence(struct machine *m, const char *id);
-/* After machine_start(), running or paused; c has an id. The guest is told and may use it from now on. -EEXIST: the id is
- * taken, perhaps by a device that is being removed; -EINVAL: the place on the bus is, or the id is too long; -ENOTSUP:
- * without PCI and ACPI. What the host refuses is none of these. */
-int machine_add_disk(struct machine *m, const struct disk_config *c, struct pci_device_info *ret_info, struct err *e);
+/* Whether devices of this list of the configuration are supported: those may be added. */
+bool machine_takes(const char *member);
+/* config: one of that list's, with an id. After machine_start(), running or paused. The guest is told and may use the device
+ * from now on. -EEXIST: the id is taken, perhaps by a device that is being removed; -EINVAL: the place on the bus is, or the
+ * id is too long; -ENOTSUP: without PCI and ACPI. What the host refuses is none of these. */
+int machine_add_device(struct machine *m, const char *member, const void *config, struct pci_device_info *ret_info,
+                       struct err *e);
 /* Asks the guest, which answers when it likes: removed() tells. -ENOENT: there is none; -EBUSY: it has been asked already;
  * -ENOTSUP: not one that can leave. */
 int machine_remove_device(struct machine *m, const char *id, struct err *e);

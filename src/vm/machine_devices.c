@@ -1,9 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The virtio devices of a machine: from the configuration to an open backend, a device and a place on a transport. */
-#include "backend/block.h"
 #include "base/checked.h"
-#include "device/rate_limit.h"
-#include "device/virtio_blk.h"
+#include "config/devices.h"
 #include "device/virtio_console.h"
 #include "device/virtio_rng.h"
 #include "vm/events.h"
@@ -13,6 +11,17 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+
+static const struct device_kind *const kinds[] = { &machine_disks, &machine_pmem };
+
+const struct device_kind *machine_find_kind(const char *member)
+{
+	for (size_t i = 0; i < ARRAY_LEN(kinds); i++) {
+		if (strcmp(kinds[i]->member, member) == 0)
+			return kinds[i];
+	}
+	return NULL;
+}
 
 /* Says which option the user has to look at. */
 static int with_option(int rc, const char *option, struct err *e)
@@ -55,13 +64,15 @@ static int plug_mmio(struct machine *m, struct attached *a, struct err *e)
 	return virtio_mmio_new(a->v, &m->mmio, d.address, &m->router, d.pin, m->vm, &a->mmio, e);
 }
 
-/* Slots that disks of the configuration ask for by number. */
+/* Slots that devices of the configuration ask for by number. */
 static uint32_t slots_asked_for(const struct vm_config *c)
 {
 	uint32_t slots = 0;
-	for (size_t i = 0; i < c->n_disks; i++) {
-		if (c->disks[i].has_pci_device_id && c->disks[i].pci_device_id < PCI_N_SLOTS)
-			slots |= 1u << c->disks[i].pci_device_id;
+	for (struct device_cursor d = { 0 }; vm_config_next(c, &d);) {
+		struct device_facts f;
+		vm_config_describe(d.member, d.device, &f);
+		if (f.slot >= 0 && f.slot < PCI_N_SLOTS)
+			slots |= 1u << f.slot;
 	}
 	return slots;
 }
@@ -75,22 +86,22 @@ static int lowest_free(const struct machine *m, uint32_t but_these)
 	return -1;
 }
 
-int machine_choose_slot(const struct machine *m, const struct disk_config *c, struct err *e)
+int machine_choose_slot(const struct machine *m, int asked_for, struct err *e)
 {
+	int slot = asked_for;
 	if (!m->has_pci)
 		return 0; /* there is no choice */
-	if (c && c->has_pci_device_id) {
-		int slot = c->pci_device_id;
+	if (slot >= 0) {
 		if (slot < 1 || slot >= PCI_N_SLOTS)
 			return err_set(e, EINVAL, "pci_device_id=%d is not a number from 1 to %d", slot, PCI_N_SLOTS - 1);
 		if (m->pci.slots[slot])
 			return err_set(e, EINVAL, "pci_device_id=%d is taken by '%s'", slot, m->pci.slots[slot]->name);
 		return slot;
 	}
-	uint32_t asked_for = slots_asked_for(m->p.config);
-	int slot = lowest_free(m, asked_for | m->wary_slots);
+	uint32_t taken = slots_asked_for(m->p.config);
+	slot = lowest_free(m, taken | m->wary_slots);
 	if (slot < 0)
-		slot = lowest_free(m, asked_for);
+		slot = lowest_free(m, taken);
 	if (slot < 0)
 		slot = lowest_free(m, 0);
 	if (slot < 0)
@@ -100,7 +111,13 @@ int machine_choose_slot(const struct machine *m, const struct disk_config *c, st
 
 int machine_plug(struct machine *m, struct attached *a, int slot, struct err *e)
 {
-	return m->has_pci ? virtio_pci_new(a->v, &m->pci, &m->router, m->vm, slot, &a->pci, e) : plug_mmio(m, a, e);
+	int rc = machine_map_memory(m, a, e);
+	if (rc < 0)
+		return rc;
+	rc = m->has_pci ? virtio_pci_new(a->v, &m->pci, &m->router, m->vm, slot, &a->pci, e) : plug_mmio(m, a, e);
+	if (rc < 0)
+		machine_unmap_memory(m, a);
+	return rc;
 }
 
 /* --- devices ------------------------------------------------------------------------------------------------------------ */
@@ -134,9 +151,8 @@ static int new_device(struct machine *m, const char *id, struct attached **ret_a
 	return 0;
 }
 
-/* how: of its queues; the rest is the machine's. */
-static int make_virtio(struct machine *m, struct attached *a, const struct virtio_class *cls, const struct virtio_params *how,
-                       const void *params, struct err *e)
+int machine_make_virtio(struct machine *m, struct attached *a, const struct virtio_class *cls,
+                        const struct virtio_params *how, const void *params, struct err *e)
 {
 	struct virtio_params p = {
 		.id = a->id,
@@ -152,27 +168,6 @@ static int make_virtio(struct machine *m, struct attached *a, const struct virti
 	return virtio_device_new(cls, &p, params, &a->v, e);
 }
 
-static int make_disk(struct machine *m, struct attached *a, const struct disk_config *c, struct rate_limit *limit, struct err *e)
-{
-	struct virtio_blk_params p = {
-		.image = a->image, .limit = limit, .is_readonly = c->readonly, .n_queues = (unsigned)c->num_queues,
-	};
-	if (c->serial)
-		memcpy(p.serial, c->serial, strnlen(c->serial, sizeof p.serial));
-
-	struct virtio_queue_cpus *cpus = calloc(c->n_queue_affinity + 1, sizeof *cpus);
-	if (!cpus)
-		return err_set(e, ENOMEM, "%s: no memory", a->id);
-	for (size_t i = 0; i < c->n_queue_affinity; i++) {
-		const struct queue_affinity_config *from = &c->queue_affinity[i];
-		cpus[i] = (struct virtio_queue_cpus){ from->queue_index, from->host_cpus, from->n_host_cpus };
-	}
-	struct virtio_params how = { .queue_size = c->queue_size, .queue_cpus = cpus, .n_queue_cpus = c->n_queue_affinity };
-	int rc = make_virtio(m, a, &virtio_blk, &how, &p, e);
-	free(cpus);
-	return rc;
-}
-
 void machine_free_device(struct machine *m, struct attached *a)
 {
 	/* First what the guest could still reach, then the device (its reset drains), then what it used. */
@@ -181,61 +176,24 @@ void machine_free_device(struct machine *m, struct attached *a)
 	virtio_pci_free(a->pci);
 	virtio_mmio_free(a->mmio);
 	virtio_device_free(a->v);
-	block_close(a->image);
-	rate_limit_free(a->own_limit);
+	if (a->kind)
+		a->kind->close(a);
 	list_remove(&a->link);
 	m->n_devices--;
 	free(a->id);
 	free(a);
 }
 
-static enum block_type block_type_of(enum image_type type)
+int machine_open_device(struct machine *m, const struct device_kind *k, const char *id, const void *config,
+                        struct attached **ret_a, struct err *e)
 {
-	switch (type) {
-	case IMAGE_UNKNOWN:
-		break;
-	case IMAGE_RAW:
-		return BLOCK_TYPE_RAW;
-	case IMAGE_QCOW2:
-		return BLOCK_TYPE_QCOW2;
-	case IMAGE_FIXED_VHD:
-		return BLOCK_TYPE_VHD;
-	case IMAGE_VHDX:
-		return BLOCK_TYPE_VHDX;
-	case IMAGE_FLAT_VMDK:
-		return BLOCK_TYPE_VMDK;
-	}
-	return BLOCK_TYPE_AUTO;
-}
-
-int machine_open_disk(struct machine *m, const struct disk_config *c, struct attached **ret_a, struct err *e)
-{
-	assert(c->id); /* given, or made for the configuration */
-	if (c->queue_size == 0) /* which would mean the class's own */
-		return err_set(e, EINVAL, "%s: queue_size 0 is not a power of two from 2 to %u", c->id, QUEUE_MAX_SIZE);
-
 	struct attached *a = NULL;
-	int rc = new_device(m, c->id, &a, e);
+	assert(id); /* given, or made for the configuration */
+	int rc = new_device(m, id, &a, e);
 	if (rc < 0)
 		return rc;
-	a->is_removable = true;
-	struct log log = { .sink = m->p.log_sink, .object = a->id };
-	struct block_params b = {
-		.path = c->path,
-		.is_readonly = c->readonly,
-		.is_direct = c->direct,
-		.has_no_io_uring = c->disable_io_uring,
-		.has_discard = c->sparse,
-		.image_type = block_type_of(c->image_type),
-		.may_use_backing_files = c->backing_files,
-		.log = &log,
-	};
-	struct rate_limit *limit = NULL;
-	rc = machine_limit_disk(m, a, c, &limit, e);
-	if (rc >= 0)
-		rc = block_open(&b, &a->image, e);
-	if (rc >= 0)
-		rc = make_disk(m, a, c, limit, e);
+	a->kind = k;
+	rc = k->open(m, a, config, e);
 	if (rc < 0) {
 		machine_free_device(m, a);
 		return rc;
@@ -253,36 +211,24 @@ int machine_hosts_error(int rc, struct err *e)
 	return -EIO;
 }
 
-/* On the main thread, which waits for the image as it does when a disk comes or goes: vCPUs and queues go on meanwhile. A raw
- * file grows at once; a qcow2 image writes its header, perhaps a longer table, and waits for the host's file system. */
-int machine_resize_disk(struct machine *m, const char *id, uint64_t n_bytes, struct err *e)
-{
-	struct attached *a = machine_find_device(m, id);
-	if (!a || !a->image)
-		return err_set(e, ENOENT, "there is no disk '%s'", id);
-	int rc = machine_hosts_error(block_resize(a->image, n_bytes, e), e);
-	if (rc < 0)
-		return rc;
-	virtio_blk_resized(a->v);
-	log_info(&m->log, "'%s' has %llu bytes now", a->id, (unsigned long long)n_bytes);
-	return 0;
-}
-
-static int add_disk(struct machine *m, const struct disk_config *c, struct err *e)
+/* One of the configuration's. */
+static int add_listed(struct machine *m, const struct device_kind *k, const void *config, struct err *e)
 {
 	struct attached *a = NULL;
-	int slot = machine_choose_slot(m, c, e);
-	int rc = slot < 0 ? slot : machine_open_disk(m, c, &a, e);
+	struct device_facts f;
+	vm_config_describe(k->member, config, &f);
+	int slot = machine_choose_slot(m, f.slot, e);
+	int rc = slot < 0 ? slot : machine_open_device(m, k, f.id, config, &a, e);
 	return rc < 0 ? rc : machine_plug(m, a, slot, e);
 }
 
 static int add_other(struct machine *m, const struct virtio_class *cls, const char *id, const void *params, struct err *e)
 {
 	struct attached *a = NULL;
-	int slot = machine_choose_slot(m, NULL, e);
+	int slot = machine_choose_slot(m, -1, e);
 	int rc = slot < 0 ? slot : new_device(m, id, &a, e);
 	if (rc >= 0)
-		rc = make_virtio(m, a, cls, &(struct virtio_params){ 0 }, params, e);
+		rc = machine_make_virtio(m, a, cls, &(struct virtio_params){ 0 }, params, e);
 	return rc < 0 ? rc : machine_plug(m, a, slot, e);
 }
 
@@ -293,8 +239,12 @@ int machine_add_virtio_devices(struct machine *m, struct err *e)
 	struct virtio_console_params console = { .backend = m->p.console };
 	int rc = 0;
 
-	for (size_t i = 0; rc >= 0 && i < c->n_disks; i++)
-		rc = with_option(add_disk(m, &c->disks[i], e), "--disk", e);
+	for (struct device_cursor d = { 0 }; rc >= 0 && vm_config_next(c, &d);) {
+		const struct device_kind *k = machine_find_kind(d.member);
+		if (!k)
+			return err_set(e, ENOTSUP, "not supported yet: %s", d.member);
+		rc = with_option(add_listed(m, k, d.device, e), k->option, e);
+	}
 	if (rc >= 0 && m->p.console)
 		rc = with_option(add_other(m, &virtio_console, "__console", &console, e), "--console", e);
 	if (rc >= 0)

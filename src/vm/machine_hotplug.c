@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Disks that come and go while the guest runs. Theory of operation.
+/* Devices that come and go while the guest runs. Theory of operation.
  *
- * Coming: image and device are made while the guest runs; then the vCPUs pause for the moment in which the function takes
- * its place on the bus, and the guest is told by the event device. Its BARs have addresses already, as at boot; a guest
- * may give them others.
+ * Coming: what is the host's is opened and the device made while the guest runs; then the vCPUs pause (and all devices, when
+ * this one brings memory) for the moment in which the function takes its place on the bus, and the guest is told by the event
+ * device. Its BARs have addresses already, as at boot; a guest may give them others.
  *
  * Going is up to the guest. machine_remove_device() asks; the guest's driver lets go and writes to the eject register,
  * perhaps never. That write comes on a vCPU's thread, which cannot free what it is using: it posts a message, and the main
@@ -12,12 +12,12 @@
  * back after a reboot. A machine that ends takes what was on its way out with it: after a reboot that is gone.
  *
  * A guest that is asked twice may eject twice, and the second time what is in the slot by then, which may be somebody
- * else's new disk. So it is asked again only by a user who insists, long after it read the first time; such a slot is then
+ * else's new device. So it is asked again only by a user who insists, long after it read the first time; such a slot is then
  * the last to be used again. What may be repeated is the interrupt, and is, until the guest has read what it means: a
  * guest that is still booting has no driver for it. */
 #include "base/clock.h"
+#include "config/devices.h"
 #include "vm/machine_internal.h"
-#include "vm/unsupported.h"
 #include "vm/vmm.h"
 
 #include <assert.h>
@@ -50,6 +50,20 @@ static struct attached *device_in_slot(struct machine *m, unsigned slot)
 			return a;
 	}
 	return NULL;
+}
+
+/* For a moment: vCPUs, and where memory comes or goes all that could be in it. */
+static bool hold(struct machine *m, bool with_devices)
+{
+	return with_devices ? machine_quiesce(m) : vcpus_pause(&m->vcpus);
+}
+
+static void go_on(struct machine *m, bool with_devices)
+{
+	if (with_devices)
+		machine_resume(m);
+	else
+		vcpus_resume(&m->vcpus);
 }
 
 /* --- telling the guest -------------------------------------------------------------------------------------------------- */
@@ -85,12 +99,14 @@ static void finish_removal(struct machine *m, struct attached *a)
 	pci_device_bdf(virtio_pci_function(a->pci), bdf);
 
 	virtio_device_reset(a->v); /* waits for what is in flight while the guest runs */
-	bool was_running = vcpus_pause(&m->vcpus);
+	bool brings_memory = a->memory.is_mapped;
+	bool was_running = hold(m, brings_memory);
 	virtio_pci_free(a->pci);
 	a->pci = NULL;
 	pci_hotplug_emptied(&m->hotplug, slot);
+	machine_unmap_memory(m, a);
 	if (was_running)
-		vcpus_resume(&m->vcpus);
+		go_on(m, brings_memory);
 	machine_free_device(m, a);
 
 	log_info(&m->log, "'%s' is removed from slot %u", id, slot);
@@ -143,7 +159,7 @@ int machine_start_hotplug(struct machine *m, struct err *e)
 	for (unsigned slot = 0; slot < PCI_N_SLOTS; slot++) {
 		struct attached *a = device_in_slot(m, slot);
 		used |= m->pci.slots[slot] ? 1u << slot : 0;
-		removable |= a && a->is_removable ? 1u << slot : 0;
+		removable |= a && a->kind ? 1u << slot : 0;
 		if (removable >> slot & 1)
 			pci_hotplug_filled(&m->hotplug, slot, false);
 	}
@@ -208,27 +224,38 @@ enum device_presence machine_presence(struct machine *m, const char *id)
 	return a->is_leaving ? DEVICE_LEAVING : DEVICE_THERE;
 }
 
-int machine_add_disk(struct machine *m, const struct disk_config *c, struct pci_device_info *ret_info, struct err *e)
+bool machine_takes(const char *member)
 {
+	return machine_find_kind(member) != NULL;
+}
+
+int machine_add_device(struct machine *m, const char *member, const void *config, struct pci_device_info *ret_info,
+                       struct err *e)
+{
+	const struct device_kind *k = machine_find_kind(member);
+	struct device_facts f;
+	assert(k);
+	vm_config_describe(member, config, &f);
 	int rc = need_hotplug(m, e);
 	if (rc >= 0)
-		rc = refuse_unsupported_disk(c, e);
+		rc = k->refuse(config, e);
 	if (rc >= 0)
-		rc = check_id(m, c->id, e);
-	int slot = rc < 0 ? rc : machine_choose_slot(m, c, e);
+		rc = check_id(m, f.id, e);
+	int slot = rc < 0 ? rc : machine_choose_slot(m, f.slot, e);
 	struct attached *a = NULL;
-	rc = slot < 0 ? slot : machine_hosts_error(machine_open_disk(m, c, &a, e), e);
+	rc = slot < 0 ? slot : machine_hosts_error(machine_open_device(m, k, f.id, config, &a, e), e);
 	if (rc < 0)
 		return rc;
 
-	bool was_running = vcpus_pause(&m->vcpus);
+	bool brings_memory = a->memory.n_bytes > 0;
+	bool was_running = hold(m, brings_memory);
 	rc = machine_hosts_error(machine_plug(m, a, slot, e), e);
 	if (rc >= 0)
 		pci_hotplug_filled(&m->hotplug, (unsigned)slot, true);
 	else
 		machine_free_device(m, a);
 	if (was_running)
-		vcpus_resume(&m->vcpus);
+		go_on(m, brings_memory);
 	else if (rc >= 0)
 		virtio_device_pause(a->v); /* as the others are: they are resumed together */
 	if (rc < 0)
@@ -261,7 +288,7 @@ int machine_remove_device(struct machine *m, const char *id, struct err *e)
 	bool is_board = (m->has_serial && strcmp(id, "__serial") == 0) || (m->has_ioapic && strcmp(id, "__ioapic") == 0);
 	if (!a && !is_board)
 		return err_set(e, ENOENT, "there is no device '%s'", id);
-	if (!a || !a->is_removable)
+	if (!a || !a->kind)
 		return err_set(e, ENOTSUP, "device '%s' cannot be removed", id);
 	int rc = need_hotplug(m, e);
 	if (rc < 0)

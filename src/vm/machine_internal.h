@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* machine_internal.h - a machine as its own files see it: assembly (machine.c), virtio devices (machine_devices.c), the
- * rate limits of disks (machine_limits.c), coming and going while the guest runs (machine_hotplug.c), and what is told of
- * devices (machine_tree.c). Main thread. */
+ * kinds of which there may be many (machine_disk.c and the rate limits in machine_limits.c), coming and going while the guest
+ * runs (machine_hotplug.c), and what is told of devices (machine_tree.c). Main thread. */
 #pragma once
 #include "arch/x86_64/boot.h"
 #include "arch/x86_64/ioapic.h"
@@ -26,8 +26,32 @@
 #define MAX_VIRTIO_DEVICES 64u
 #define PREFIX_PCI_ID "_virtio-pci-" /* before a device's id: that of its PCI function */
 
-struct block_image;
+struct attached;
 struct rate_limit;
+
+/* A kind of devices that the configuration lists, and that come and go while the guest runs. A new one is a row in
+ * machine_devices.c. */
+struct device_kind {
+	const char *member; /* its list, as vm_config_add_device() */
+	const char *option; /* what the user has to look at: "--disk" */
+	/* config is an item of the list. */
+	int (*refuse)(const void *config, struct err *e); /* what is not supported yet */
+	/* Takes what is the host's (a->backend) and makes the device by machine_make_virtio(). close() follows when it fails. */
+	int (*open)(struct machine *m, struct attached *a, const void *config, struct err *e);
+	void (*close)(struct attached *a); /* what open() took; the device is gone already */
+};
+
+#define DEVICE_MEMORY_ALIGN (2ull << 20) /* a huge page; what Linux can take of such memory */
+
+/* What a device brings into the guest's address space, if anything: a kind's open() says it, the machine maps it. */
+struct device_memory {
+	struct gpa start;
+	uint64_t n_bytes; /* 0: it brings none */
+	int fd;           /* the kind's; from its first byte on */
+	bool is_private;  /* what is written stays out of the file */
+	bool is_mapped;
+	size_t index;     /* when it is: in the map's device_regions */
+};
 
 /* One virtio device on its transport. */
 struct attached {
@@ -37,11 +61,11 @@ struct attached {
 	struct virtio_device *v;
 	struct virtio_pci *pci;
 	struct virtio_mmio *mmio;
-	struct block_image *image; /* of a disk */
-	struct rate_limit *own_limit; /* of a disk that has one to itself */
-	bool is_removable;
-	bool is_leaving;   /* the guest was asked for it */
-	uint64_t asked_ns; /* when; the last time */
+	const struct device_kind *kind; /* NULL: of no list, and not removable */
+	void *backend;                  /* the kind's own */
+	struct device_memory memory;
+	bool is_leaving;                /* the guest was asked for it */
+	uint64_t asked_ns;              /* when; the last time */
 	struct log_limit change_limit;
 };
 
@@ -87,30 +111,55 @@ struct machine {
 	struct vcpus vcpus;
 };
 
+/* --- machine.c ------------------------------------------------------------------------------------------------------ */
+
+/* Nobody is in guest memory any more, neither vCPUs nor the host's I/O on their behalf. True: they were running, and want a
+ * machine_resume(). */
+bool machine_quiesce(struct machine *m);
+
 /* --- machine_devices.c ---------------------------------------------------------------------------------------------- */
 
 int machine_add_virtio_devices(struct machine *m, struct err *e);
 /* By its id, or, when that is nobody's, by that of its PCI function. */
 struct attached *machine_find_device(struct machine *m, const char *id);
-/* The lowest free slot, or the one that c asks for. Errors are in words for whoever asked. */
-int machine_choose_slot(const struct machine *m, const struct disk_config *c, struct err *e);
-/* c has an id. Opens the image and makes the device, on no transport yet; it is in the list of devices then. */
-int machine_open_disk(struct machine *m, const struct disk_config *c, struct attached **ret_a, struct err *e);
-/* Onto the transport; vCPUs do not run. On failure the device stays as it was. slot: of PCI. */
+const struct device_kind *machine_find_kind(const char *member); /* NULL: not supported yet */
+/* The lowest free slot, or the one that is asked for (-1: none is). Errors are in words for whoever asked. */
+int machine_choose_slot(const struct machine *m, int asked_for, struct err *e);
+/* Opens what config asks for and makes the device, on no transport yet; it is in the list of devices then. */
+int machine_open_device(struct machine *m, const struct device_kind *k, const char *id, const void *config,
+                        struct attached **ret_a, struct err *e);
+/* For open() of a kind: makes a->v. how: of its queues; the rest is the machine's. */
+int machine_make_virtio(struct machine *m, struct attached *a, const struct virtio_class *cls,
+                        const struct virtio_params *how, const void *params, struct err *e);
+/* Onto the transport, with its memory; vCPUs do not run, and nothing does where it brings some. On failure the device is off
+ * the transport, and its memory unmapped. slot: of PCI. */
 int machine_plug(struct machine *m, struct attached *a, int slot, struct err *e);
-/* vCPUs do not run, or its transport is gone already. */
+/* vCPUs do not run, or its transport is gone already. Its memory stays mapped until the machine ends; see
+ * machine_unmap_memory(). */
 void machine_free_device(struct machine *m, struct attached *a);
 
 /* The codes that speak of what was asked for are not the host's to use: -EIO instead. */
 int machine_hosts_error(int rc, struct err *e);
 
+/* --- kinds ---------------------------------------------------------------------------------------------------------- */
+
+extern const struct device_kind machine_disks, machine_pmem;
+
+/* --- machine_memory.c ----------------------------------------------------------------------------------------------- */
+
+/* For open() of a kind: fills a->memory but for the file. No address is taken twice. */
+int machine_place_memory(struct machine *m, struct attached *a, uint64_t n_bytes, struct err *e);
+/* Between machine_quiesce() and machine_resume(), or before the machine starts. */
+int machine_map_memory(struct machine *m, struct attached *a, struct err *e);
+void machine_unmap_memory(struct machine *m, struct attached *a); /* nothing when it is not mapped */
+
 /* --- machine_limits.c ----------------------------------------------------------------------------------------------- */
 
 int machine_make_limits(struct machine *m, struct err *e);
 void machine_free_limits(struct machine *m); /* after the devices */
-/* Its group's, one of its own, or none (NULL). What is its own is a's from now on. */
-int machine_limit_disk(struct machine *m, struct attached *a, const struct disk_config *c, struct rate_limit **ret_r,
-                       struct err *e);
+/* Its group's, one of its own, or none (NULL). What is its own is the caller's as well, in ret_own. */
+int machine_limit_disk(struct machine *m, const struct disk_config *c, struct rate_limit **ret_own,
+                       struct rate_limit **ret_r, struct err *e);
 
 /* --- machine_hotplug.c ---------------------------------------------------------------------------------------------- */
 

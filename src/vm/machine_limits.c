@@ -48,13 +48,14 @@ void machine_free_limits(struct machine *m)
 	m->limits = NULL;
 }
 
-int machine_limit_disk(struct machine *m, struct attached *a, const struct disk_config *c, struct rate_limit **ret_r,
-                       struct err *e)
+int machine_limit_disk(struct machine *m, const struct disk_config *c, struct rate_limit **ret_own,
+                       struct rate_limit **ret_r, struct err *e)
 {
 	*ret_r = NULL;
 	if (c->has_rate_limiter_config) {
-		int rc = make(&c->rate_limiter_config, &a->own_limit, e);
-		*ret_r = a->own_limit;
+		int rc = make(&c->rate_limiter_config, ret_own, e);
+		if (rc >= 0)
+			*ret_r = *ret_own;
 		return rc;
 	}
 	if (!c->rate_limit_group)

@@ -54,10 +54,21 @@ static void add_node(json_t *tree, const char *id, json_t *resources, const char
 	(void)json_object_set_new(tree, id, node);
 }
 
+/* What it brings into the guest's address space. */
+static json_t *memory_of(const struct attached *a)
+{
+	json_t *all = json_array();
+	if (a->memory.n_bytes)
+		(void)json_array_append_new(all, json_pack("{s:{s:I,s:I}}", "MmioAddressRange", "base",
+		                                           (json_int_t)a->memory.start.v, "size",
+		                                           (json_int_t)a->memory.n_bytes));
+	return all;
+}
+
 static void add_device(json_t *tree, const struct attached *a)
 {
 	if (!a->pci) {
-		add_node(tree, a->id, json_array(), NULL, NULL, NULL, false);
+		add_node(tree, a->id, memory_of(a), NULL, NULL, NULL, false);
 		return;
 	}
 	const struct pci_device *d = virtio_pci_function(a->pci);
@@ -66,7 +77,7 @@ static void add_device(json_t *tree, const struct attached *a)
 	text_appendf(&function, PREFIX_PCI_ID "%s", a->id);
 	pci_device_bdf(d, bdf);
 	add_node(tree, text_get(&function), bars_of(d), NULL, a->id, bdf, a->is_leaving);
-	add_node(tree, a->id, json_array(), text_get(&function), NULL, NULL, a->is_leaving);
+	add_node(tree, a->id, memory_of(a), text_get(&function), NULL, NULL, a->is_leaving);
 }
 
 void machine_device_tree(struct machine *m, struct text *json)

@@ -31,6 +31,15 @@ int refuse_unsupported_disk(const struct disk_config *d, struct err *e)
 	return refuse(list, ARRAY_LEN(list), e);
 }
 
+int refuse_unsupported_pmem(const struct pmem_config *p, struct err *e)
+{
+	const struct refusal list[] = {
+		{ p->pci_segment != 0, "--pmem pci_segment" },
+		{ p->iommu, "--pmem iommu" },
+	};
+	return refuse(list, ARRAY_LEN(list), e);
+}
+
 static int refuse_processor(const struct vm_config *c, struct err *e)
 {
 	const struct cpus_config *p = &c->cpus;
@@ -79,7 +88,6 @@ static int refuse_devices(const struct vm_config *c, struct err *e)
 		{ c->has_balloon, "--balloon" },
 		{ c->n_fs > 0, "--fs" },
 		{ c->n_generic_vhost_user > 0, "--generic-vhost-user" },
-		{ c->n_pmem > 0, "--pmem" },
 		{ c->console.id != NULL, "--console id" },
 		{ c->console.pci_segment != 0, "--console pci_segment" },
 		{ c->console.has_pci_device_id, "--console pci_device_id" },
@@ -113,5 +121,7 @@ int refuse_unsupported(const struct vm_config *c, struct err *e)
 		rc = refuse_devices(c, e);
 	for (size_t i = 0; rc == 0 && i < c->n_disks; i++)
 		rc = refuse_unsupported_disk(&c->disks[i], e);
+	for (size_t i = 0; rc == 0 && i < c->n_pmem; i++)
+		rc = refuse_unsupported_pmem(&c->pmem[i], e);
 	return rc;
 }

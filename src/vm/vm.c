@@ -330,11 +330,11 @@ bool vm_has_device(struct vm *vm, const char *id, bool *ret_is_leaving)
 	return p != DEVICE_ABSENT;
 }
 
-int vm_add_disk(struct vm *vm, const struct disk_config *disk, struct pci_device_info *ret_info, struct err *e)
+int vm_add_device(struct vm *vm, const char *member, const void *config, struct pci_device_info *ret_info, struct err *e)
 {
 	if (!vm->machine)
 		return err_set(e, EINVAL, "the VM is not running: it is %s", vm_state_name(vm->state));
-	return machine_add_disk(vm->machine, disk, ret_info, e);
+	return machine_add_device(vm->machine, member, config, ret_info, e);
 }
 
 int vm_remove_device(struct vm *vm, const char *id, struct err *e)

@@ -60,9 +60,9 @@ int vm_shutdown(struct vm *vm, struct err *e);
 /* The same, because the guest ended: the state is then VM_SHUTDOWN. */
 void vm_ended(struct vm *vm);
 
-/* Devices of the machine; only while there is one. As machine_add_disk() and its neighbours. */
+/* Devices of the machine; only while there is one. As machine_add_device() and its neighbours. */
 bool vm_has_device(struct vm *vm, const char *id, bool *ret_is_leaving);
-int vm_add_disk(struct vm *vm, const struct disk_config *disk, struct pci_device_info *ret_info, struct err *e);
+int vm_add_device(struct vm *vm, const char *member, const void *config, struct pci_device_info *ret_info, struct err *e);
 int vm_remove_device(struct vm *vm, const char *id, struct err *e);
 int vm_resize_disk(struct vm *vm, const char *id, uint64_t n_bytes, struct err *e);
 void vm_device_tree(struct vm *vm, struct text *json);     /* an object; {} when there is no machine */

@@ -1,40 +1,53 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Devices that come and go, or grow.
  *
- * A disk that is added to a running guest joins the configuration, so that it is there after a reboot; one that is to be
+ * One that is added to a running guest joins the configuration, so that it is there after a reboot; one that is to be
  * removed stays until the guest has let go of it, or until the machine goes down, whichever comes first. vm.c tells. One that
  * the guest ejects without being asked stays in the configuration: it is not the guest's to say what the next boot has. */
 #include "base/cleanup.h"
 #include "base/text.h"
 #include "config/preserved.h"
 #include "vm/events.h"
+#include "vm/machine.h"
 #include "vm/vmm_impl.h"
 
 #include <errno.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 
 /* Whether the configuration would still keep every rule. */
-static int check_with_disk(const struct vm_config *c, const struct disk_config *disk, struct err *e)
+static int check_with(const struct vm_config *c, const char *member, const void *device, struct err *e)
 {
 	struct vm_config copy;
 	int rc = vm_config_copy(&copy, c, e);
 	if (rc < 0)
 		return rc;
-	rc = vmm_because(vm_config_add_disk(&copy, disk, e), "Failed to validate config", e);
+	rc = vmm_because(vm_config_add_device(&copy, member, device, e), "Failed to validate config", e);
 	vm_config_done(&copy);
 	return rc;
 }
 
+/* Each device makes a file of its own there. */
+static bool is_folder(const char *path)
+{
+	struct stat st;
+	return stat(path, &st) == 0 && S_ISDIR(st.st_mode);
+}
+
+static bool is_same_file(const struct device_facts *f, const struct device_facts *other)
+{
+	bool is_shared = f->only_reads && other->only_reads;
+	return !is_shared && f->file && other->file && strcmp(f->file, other->file) == 0 && !is_folder(f->file);
+}
+
 /* One that is in the configuration, but on its way out of the machine, or out already because the guest has ejected it: its
  * id and what else it has are not free. */
-static int refuse_clash(const struct disk_config *disk, const struct disk_config *other, bool is_leaving, struct err *e)
+static int refuse_clash(const struct device_facts *f, const struct device_facts *other, bool is_leaving, struct err *e)
 {
-	bool is_shared = disk->readonly && other->readonly;
-	bool has_its_file = !is_shared && disk->path && other->path && strcmp(disk->path, other->path) == 0;
-	bool has_its_slot = disk->has_pci_device_id && other->has_pci_device_id && disk->pci_device_id == other->pci_device_id;
-	bool has_its_id = strcmp(disk->id, other->id) == 0;
+	bool has_its_file = is_same_file(f, other);
+	bool has_its_slot = f->slot >= 0 && f->slot == other->slot;
+	bool has_its_id = strcmp(f->id, other->id) == 0;
 
 	if (is_leaving && has_its_id)
 		return err_set(e, EEXIST, "device '%s' is being removed: its id is free once the guest has let go of it",
@@ -50,46 +63,49 @@ static int refuse_clash(const struct disk_config *disk, const struct disk_config
 	return 0;
 }
 
-static int refuse_clashes(struct vmm *vmm, const struct disk_config *disk, struct err *e)
+static int refuse_clashes(struct vmm *vmm, const struct device_facts *f, struct err *e)
 {
 	int rc = 0;
-	for (size_t i = 0; rc >= 0 && i < vmm->config->n_disks; i++) {
-		const struct disk_config *other = &vmm->config->disks[i];
-		bool is_leaving, is_there = vm_has_device(vmm->vm, other->id, &is_leaving);
+	for (struct device_cursor d = { 0 }; rc >= 0 && vm_config_next(vmm->config, &d);) {
+		struct device_facts other;
+		vm_config_describe(d.member, d.device, &other);
+		bool is_leaving, is_there = vm_has_device(vmm->vm, other.id, &is_leaving);
 		if (!is_there || is_leaving)
-			rc = vmm_one_cause(refuse_clash(disk, other, is_leaving, e), e);
+			rc = vmm_one_cause(refuse_clash(f, &other, is_leaving, e), e);
 	}
 	return vmm_because(rc, "Error from device manager", e);
 }
 
-/* disk has an id, and so have all of the configuration, as there is a machine. */
-static int plug_disk(struct vmm *vmm, const struct disk_config *disk, struct pci_device_info *ret_info, struct err *e)
+/* The device has an id, and so have all of the configuration, as there is a machine. */
+static int plug(struct vmm *vmm, const char *member, const void *device, struct pci_device_info *ret_info, struct err *e)
 {
-	int rc = refuse_clashes(vmm, disk, e); /* first: the rules would only say that the id is taken */
+	struct device_facts f;
+	vm_config_describe(member, device, &f);
+	int rc = refuse_clashes(vmm, &f, e); /* first: the rules would only say that the id is taken */
 	if (rc >= 0)
-		rc = check_with_disk(vmm->config, disk, e);
+		rc = check_with(vmm->config, member, device, e);
 	if (rc >= 0) {
-		rc = vmm_one_cause(vm_add_disk(vmm->vm, disk, ret_info, e), e);
+		rc = vmm_one_cause(vm_add_device(vmm->vm, member, device, ret_info, e), e);
 		rc = vmm_because(rc, "Error from device manager", e);
 	}
-	if (rc >= 0 && vm_config_add_disk(vmm->config, disk, e) < 0) {
-		/* Checked before, so it was memory: the guest has the disk, and a reboot will not know it. */
-		log_error(&vmm->log, "%s: not in the configuration: %s", disk->id, e ? e->text : "no memory");
+	if (rc >= 0 && vm_config_add_device(vmm->config, member, device, e) < 0) {
+		/* Checked before, so it was memory: the guest has the device, and a reboot will not know it. */
+		log_error(&vmm->log, "%s: not in the configuration: %s", f.id, e ? e->text : "no memory");
 	}
 	return rc;
 }
 
-static int plug_named(struct vmm *vmm, const struct disk_config *disk, struct pci_device_info *ret_info, struct err *e)
+static int plug_unnamed(struct vmm *vmm, const char *member, const void *device, const char *prefix,
+                        struct pci_device_info *ret_info, struct err *e)
 {
-	struct disk_config named = *disk; /* shares its strings */
 	char made_id[DEVICE_ID_BYTES];
-	if (!named.id) {
-		int rc = device_name_next(&vmm->names, vmm->config, "_disk", made_id);
-		if (rc < 0)
-			return err_set_errno(e, -rc, "no name for a device");
-		named.id = made_id;
-	}
-	return plug_disk(vmm, &named, ret_info, e);
+	int rc = device_name_next(&vmm->names, vmm->config, prefix, made_id);
+	void *named = rc < 0 ? NULL : vm_config_with_id(member, device, made_id);
+	if (!named)
+		return err_set_errno(e, rc < 0 ? -rc : ENOMEM, "no name for a device");
+	rc = plug(vmm, member, named, ret_info, e);
+	free(named);
+	return rc;
 }
 
 /* The configuration owns the descriptors before it is asked whether it holds, as its copies must. */
@@ -110,9 +126,12 @@ static int add_cold(struct vmm *vmm, const struct device_addition *a, struct err
 
 static int add_hot(struct vmm *vmm, const struct device_addition *a, struct pci_device_info *ret_info, struct err *e)
 {
-	if (strcmp(a->member, "disks") == 0)
-		return plug_named(vmm, a->device, ret_info, e);
-	return err_set(e, ENOTSUP, "not supported yet: --%s", a->option);
+	struct device_facts f;
+	if (!machine_takes(a->member))
+		return err_set(e, ENOTSUP, "not supported yet: --%s", a->option);
+	vm_config_describe(a->member, a->device, &f);
+	return f.id ? plug(vmm, a->member, a->device, ret_info, e)
+	            : plug_unnamed(vmm, a->member, a->device, f.prefix, ret_info, e);
 }
 
 int vmm_add_device(struct vmm *vmm, const struct device_addition *a, struct pci_device_info *ret_info, struct err *e)

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What guests (L2) boot from: two kernels, an initramfs for each, a small busybox root and a whole Debian.
 
-    cloud/ generic/   vmlinuz (bzImage), vmlinux (ELF, has a PVH note), initramfs, config, version
+    cloud/ generic/   vmlinuz (bzImage), vmlinux (ELF, has a PVH note), initramfs, config, version; pmem.modules: what an
+                      initramfs gets for persistent memory, in the order of its /modules.pmem
     small.ext4        busybox; the same /sbin/init as in the initramfs
     debian.ext4       systemd, a login prompt on each console; user root, password varan
     manifest          packages, versions, sha256 of the kernels
@@ -14,6 +15,8 @@ from paths import HERE
 from steps import Step, run
 
 MODULES = ("virtio_pci", "virtio_mmio", "virtio_blk", "virtio_console", "virtio_rng", "ext4", "crc32c_generic", "button", "evdev")
+# What few tests need, as archives of their own: each module costs every guest that loads it its time.
+EXTRA_MODULES = {"pmem": ("virtio_pmem", "nd_pmem")}
 SCRIPTS = {"sbin/init": "init", "etc/profile": "profile", "etc/acpi/PWRF/00000080": "power-button"}
 
 
@@ -48,6 +51,8 @@ def assets_step(kernels, debian):
             initramfs = images.initramfs(kernel.folder, MODULES, [first, *_scripts()],
                                          links=[("etc/inittab", "/run/inittab")])
             (folder / name / "initramfs").write_bytes(initramfs)
+            for extra, wanted in EXTRA_MODULES.items():
+                (folder / name / f"{extra}.modules").write_bytes(images.more_modules(kernel.folder, extra, wanted, MODULES))
             manifest += (kernel.folder / "manifest").read_text()
         (folder / "manifest").write_text(manifest)
         _make_small_root(folder)

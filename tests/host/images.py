@@ -26,6 +26,24 @@ def ext4(image, folder, label, spare_mib, has_journal=False):
          "-O", ("" if has_journal else "^") + "has_journal,^resize_inode", "-E", "lazy_itable_init=0", image, f"{size // 2**20 + 1}M"])
 
 
+def _add_modules(archive, kernel, list_name, order):
+    """The modules, and a file that names them in the order in which to insert them."""
+    names = [Path(path).name.removesuffix(".xz") for path in order]
+    for name, path in zip(names, order):
+        archive.file("modules/" + name, modules.read(kernel / "modules", path))
+    archive.file(list_name, "".join(name + "\n" for name in names).encode())
+
+
+def more_modules(kernel, name, wanted, present):
+    """An archive to put behind an initramfs that has the modules `present`: those that `wanted` needs besides, and
+    /modules.NAME that lists them."""
+    have = modules.load_order(kernel / "modules", present)
+    archive = cpio.Archive()
+    _add_modules(archive, kernel, f"modules.{name}", [path for path in modules.load_order(kernel / "modules", wanted)
+                                                      if path not in have])
+    return archive.bytes()
+
+
 def initramfs(kernel, wanted, files, links=()):
     """The bytes of an initramfs: busybox, the wanted modules of one kernel in load order, `files` and symbolic `links`.
 
@@ -40,10 +58,7 @@ def initramfs(kernel, wanted, files, links=()):
     archive.device("dev/null", 1, 3)
     archive.file("bin/busybox", BUSYBOX.read_bytes(), 0o755)
     archive.link("bin/sh", "busybox")
-    order = modules.load_order(kernel / "modules", wanted)
-    for path in order:
-        archive.file("modules/" + Path(path).name.removesuffix(".xz"), modules.read(kernel / "modules", path))
-    archive.file("modules.list", "".join(Path(p).name.removesuffix(".xz") + "\n" for p in order).encode())
+    _add_modules(archive, kernel, "modules.list", modules.load_order(kernel / "modules", wanted))
     for name, data, mode in files:
         archive.file(name, data, mode)
     for name, target in links:

@@ -25,8 +25,8 @@ BAD_KERNEL_WORDS = re.compile(r"BUG:|WARNING:|Call Trace|Oops|Kernel panic|soft 
                               r"unchecked MSR|BIOS bug|virtio.*(failed|timeout|bad)", re.IGNORECASE)
 
 
-# What it says of the emulated host's CPU, whatever the VMM.
-HARMLESS_KERNEL_WORDS = re.compile(r"Speculative Return Stack Overflow|srso")
+# What it says of the emulated host's CPU, and of ext4 with DAX, whatever the VMM.
+HARMLESS_KERNEL_WORDS = re.compile(r"Speculative Return Stack Overflow|srso|DAX enabled. Warning: EXPERIMENTAL")
 WARNING_BLOCK = re.compile(r"(?s)------------\[ cut here.*?---\[ end trace [^\n]*")
 
 
@@ -45,12 +45,13 @@ class Vm:
     """Starts the program. `serial` and `console`: off, null, file, pty, socket or tty (one terminal for both).
 
     A `script` travels in a second archive behind the initramfs: no limit of a command line applies to it. Its output and
-    status go to the guest's device `out`: the virtio console, if nothing is said. Then the guest powers off.
+    status go to the guest's device `out`: the virtio console, if nothing is said. Then the guest powers off. It has to load
+    what `extra_modules` names ("pmem") itself: /modules.pmem says what, and in which order.
     """
 
     def __init__(self, folder, kernel="cloud/vmlinux", script=None, out=None, root=None, options=(), cmdline="",
                  serial="file", console="file", has_initramfs=True, has_terminal=None, log_level=1, program=PROGRAM,
-                 pass_fds=(), is_triple_fault_meant=False):
+                 pass_fds=(), is_triple_fault_meant=False, extra_modules=()):
         self.folder = folder
         self.is_triple_fault_meant = is_triple_fault_meant
         self.process = self.terminal = None
@@ -60,7 +61,7 @@ class Vm:
         if kernel:
             argv += ["--kernel", str(GUEST / kernel)]
             if has_initramfs:
-                argv += ["--initramfs", str(self.make_initramfs(kernel, script))]
+                argv += ["--initramfs", str(self.make_initramfs(kernel, script, extra_modules))]
         words = ["console=ttyS0", "quiet", "panic=-1"]
         if root:
             words.append(f"varan.root={root}")
@@ -81,14 +82,16 @@ class Vm:
         self._start("tty" in (serial, console) if has_terminal is None else has_terminal, pass_fds)
         self._open_streams(serial, console)
 
-    def make_initramfs(self, kernel, script):
-        initramfs = (GUEST / kernel).parent / "initramfs"
+    def make_initramfs(self, kernel, script, extra_modules):
+        folder = (GUEST / kernel).parent
+        initramfs = folder / "initramfs"
         if script is None:
             return initramfs
         archive = cpio.Archive()
         archive.file("run.sh", script.encode(), 0o755)
         path = self.folder / "initramfs"
-        path.write_bytes(initramfs.read_bytes() + archive.bytes())
+        path.write_bytes(initramfs.read_bytes() + b"".join((folder / f"{extra}.modules").read_bytes() for extra in extra_modules)
+                         + archive.bytes())
         return path
 
     def _start(self, has_terminal, pass_fds):

@@ -503,10 +503,23 @@ TEST(the_high_pci_window_is_what_ram_leaves)
 	struct err e = { 0 };
 	EQ(x86_pci_layout(0x40000000, 46, &m, &e), 0);
 	EQ(m.pci.high_start, X86_HIGH_RAM_START);
-	EQ(m.pci.high_start + m.pci.high_bytes, (1ull << 46) - (4ull << 30));
+	EQ(m.pci.high_bytes, 4ull << 40);
+	EQ(m.device_memory.start, m.pci.high_start + m.pci.high_bytes);
+	EQ(m.device_memory.n_bytes, 4ull << 40);
 	EQ(m.pci.low_start + m.pci.low_bytes, X86_ECAM);
 	EQ(x86_pci_layout(X86_HIGH_RAM_START + 4096, 40, &m, &e), 0);
 	EQ(m.pci.high_start, 2 * X86_HIGH_RAM_START);
+	EQ(m.pci.high_bytes, 508ull << 30); /* of 1012 GiB */
+	EQ(m.device_memory.start, m.pci.high_start + m.pci.high_bytes);
+	EQ(m.device_memory.start + m.device_memory.n_bytes, (1ull << 40) - (4ull << 30));
+	/* Where there is little, PCI has it. */
+	EQ(x86_pci_layout(52ull << 30, 36, &m, &e), 0);
+	EQ(m.pci.high_bytes, 4ull << 30);
+	EQ(m.device_memory.n_bytes, 4ull << 30);
+	EQ(x86_pci_layout(56ull << 30, 36, &m, &e), 0);
+	EQ(m.pci.high_start, 56ull << 30);
+	EQ(m.pci.high_bytes, 4ull << 30);
+	EQ(m.device_memory.n_bytes, 0);
 	EQ(x86_pci_layout(62ull << 30, 36, &m, &e), -ENOSPC);
 	STR_HAS(e.text, "no room for PCI devices in 36 physical address bits");
 	EQ(x86_pci_layout(UINT64_MAX, 52, &m, &e), -ENOSPC);

@@ -199,6 +199,48 @@ TEST(names)
 }
 
 /* Thousands of devices are named at once; more than a second would mean that each looks at all others. */
+TEST(devices_are_described_whatever_they_are)
+{
+	struct vm_config c;
+	struct device_facts f;
+	EQ(vm_config_init(&c, NULL), 0);
+	c.has_payload = true;
+	c.memory.shared = true;
+	add_well(&c, "vsock", &vsock_schema, "cid=3,socket=/s,id=v,pci_device_id=7");
+	add_well(&c, "pmem", &pmem_schema, "file=/p");
+	add_well(&c, "disks", &disk_schema, "path=/d,id=d,readonly=on,pci_device_id=31");
+	add_well(&c, "disks", &disk_schema, "path=/e");
+
+	static const char *const members[] = { "disks", "disks", "pmem", "vsock" };
+	size_t n = 0;
+	for (struct device_cursor d = { 0 }; vm_config_next(&c, &d); n++) {
+		OK(n < ARRAY_LEN(members));
+		STR_EQ(d.member, members[n]);
+	}
+	EQ(n, ARRAY_LEN(members));
+
+	vm_config_describe("disks", &c.disks[0], &f);
+	STR_EQ(f.id, "d");
+	STR_EQ(f.prefix, "_disk");
+	STR_EQ(f.file, "/d");
+	OK(f.only_reads);
+	EQ(f.slot, 31);
+	vm_config_describe("disks", &c.disks[1], &f);
+	OK(!f.id && !f.only_reads);
+	EQ(f.slot, -1);
+	vm_config_describe("vsock", &c.vsock, &f);
+	STR_EQ(f.prefix, "_vsock");
+	OK(!f.file);
+	EQ(f.slot, 7);
+
+	struct pmem_config *named = vm_config_with_id("pmem", &c.pmem[0], "mine");
+	OK(named && !c.pmem[0].id);
+	STR_EQ(named->id, "mine");
+	STR_EQ(named->file, "/p");
+	free(named);
+	vm_config_done(&c);
+}
+
 TEST(names_of_thousands)
 {
 	struct vm_config c;

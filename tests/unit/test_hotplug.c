@@ -1,26 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Disks that come and go on a running machine, whose guest is a few instructions at the hotplug registers. */
-#include "vm/machine.h"
-
-#include "base/bytes.h"
 #include "base/checked.h"
-#include "base/text.h"
-#include "hv_box.h"
-#include "loop/loop.h"
+#include "machine_kit.h"
 #include "vm/events.h"
-#include "vm/machine_internal.h"
-#include "vm/vmm.h"
 
-#include <elf.h>
 #include <errno.h>
-#include <fcntl.h>
-#include <jansson.h>
-#include <sys/mman.h>
-#include <unistd.h>
-
-#define LOAD 0x1000000u
-#define SECONDS_LIMIT 60
-#define MAX_REMOVED 128
 
 /* 32 bits, flat, no paging, no interrupts: reads both news registers, ejects what it is asked for, and again. */
 GUEST(obedient, 32,
@@ -58,187 +42,6 @@ GUEST(hostile, 32,
       "jnz 2b\n"
       "jmp 1b");
 
-struct kernel {
-	Elf64_Ehdr header;
-	Elf64_Phdr segments[2];
-	uint8_t note[24];
-	uint8_t code[256];
-};
-
-struct driver {
-	struct vm_config config;
-	struct hv *hv;
-	struct loop *loop;
-	struct loop_thread io;
-	struct machine *m;
-	int kernel_fd;
-	char kernel_path[40];
-	bool has_failed;
-	unsigned n_removed, n_asked_for;
-	char removed[MAX_REMOVED][80]; /* "id bdf" */
-};
-
-static void on_event(void *context, enum vcpu_event what, const char *report)
-{
-	struct driver *d = context;
-	(void)what;
-	fprintf(stderr, "%s\n", report ? report : "the guest ended");
-	d->has_failed = true;
-}
-
-static void on_removed(void *context, const char *id, const char *bdf, bool was_asked_for)
-{
-	struct driver *d = context;
-	OK(d->n_removed < MAX_REMOVED);
-	d->n_asked_for += was_asked_for;
-	(void)snprintf(d->removed[d->n_removed++], sizeof d->removed[0], "%s %s", id, bdf);
-}
-
-static void write_kernel(struct driver *d, const uint8_t *code, const uint8_t *end)
-{
-	struct kernel k = {
-		.header = {
-			.e_ident = { 0x7f, 'E', 'L', 'F', ELFCLASS64, ELFDATA2LSB, EV_CURRENT },
-			.e_type = ET_EXEC, .e_machine = EM_X86_64, .e_version = EV_CURRENT,
-			.e_phoff = offsetof(struct kernel, segments), .e_ehsize = sizeof(Elf64_Ehdr),
-			.e_phentsize = sizeof(Elf64_Phdr), .e_phnum = 2,
-		},
-		.segments = {
-			{ .p_type = PT_LOAD, .p_offset = offsetof(struct kernel, code), .p_paddr = LOAD,
-			  .p_filesz = sizeof k.code, .p_memsz = sizeof k.code },
-			{ .p_type = PT_NOTE, .p_offset = offsetof(struct kernel, note), .p_filesz = sizeof k.note, .p_align = 4 },
-		},
-	};
-	put_le32(&k.note[0], 4);
-	put_le32(&k.note[4], 8);
-	put_le32(&k.note[8], 18); /* XEN_ELFNOTE_PHYS32_ENTRY */
-	memcpy(&k.note[12], "Xen", 4);
-	put_le64(&k.note[16], LOAD);
-	OK((size_t)(end - code) <= sizeof k.code);
-	memcpy(k.code, code, (size_t)(end - code));
-	d->kernel_fd = memfd_create("kernel", MFD_CLOEXEC);
-	OK(d->kernel_fd >= 0 && write(d->kernel_fd, &k, sizeof k) == sizeof k);
-	(void)snprintf(d->kernel_path, sizeof d->kernel_path, "/proc/self/fd/%d", d->kernel_fd);
-}
-
-static void boot(struct driver *d)
-{
-	struct err e = { 0 };
-	const struct machine_params p = {
-		.config = &d->config,
-		.hv = d->hv,
-		.loop = d->loop,
-		.io_loop = d->io.loop,
-		.event = on_event,
-		.removed = on_removed,
-		.context = d,
-	};
-	if (machine_new(&p, &d->m, &e) < 0 || machine_start(d->m, &e) < 0)
-		test_fail(__FILE__, __LINE__, "%s", e.text);
-}
-
-/* n_disks: of the configuration, each an empty file in memory. */
-static void driver_init(struct driver *d, const uint8_t *code, const uint8_t *end, unsigned n_disks)
-{
-	struct err e = { 0 };
-	box_need_kvm();
-	*d = (struct driver){ 0 };
-	write_kernel(d, code, end);
-	EQ(vm_config_init(&d->config, &e), 0);
-	d->config.memory.size = 64 << 20;
-	d->config.payload.kernel = strdup(d->kernel_path);
-	d->config.disks = calloc(8, sizeof *d->config.disks);
-	d->config.n_disks = n_disks;
-	for (unsigned i = 0; i < 8; i++) {
-		char id[] = "_disk0";
-		id[5] = (char)('0' + i);
-		d->config.disks[i] = (struct disk_config){ .num_queues = 1, .queue_size = 128 };
-		if (i < n_disks)
-			d->config.disks[i].id = strdup(id);
-	}
-	if (hv_open(&d->hv, NULL, &e) < 0)
-		test_fail(__FILE__, __LINE__, "%s", e.text);
-	EQ(loop_new(&d->loop, NULL), 0);
-	EQ(loop_thread_start(&d->io, "io", NULL), 0);
-}
-
-static void driver_done(struct driver *d)
-{
-	machine_free(d->m);
-	loop_flush(d->loop); /* what the machine left there frees itself */
-	loop_free(d->loop);
-	loop_thread_stop(&d->io);
-	hv_close(d->hv);
-	vm_config_done(&d->config);
-	(void)close(d->kernel_fd);
-	OK(!d->has_failed);
-}
-
-/* A disk's file; its path is what to open. The file ends with the descriptor. */
-struct image {
-	int fd;
-	char path[40];
-};
-
-static struct image new_image(void)
-{
-	struct image i = { .fd = memfd_create("disk", MFD_CLOEXEC) };
-	OK(i.fd >= 0 && ftruncate(i.fd, 1 << 20) == 0);
-	(void)snprintf(i.path, sizeof i.path, "/proc/self/fd/%d", i.fd);
-	return i;
-}
-
-static struct disk_config disk_of(struct image *i, const char *id)
-{
-	return (struct disk_config){ .path = i->path, .id = (char *)(uintptr_t)id, .num_queues = 1, .queue_size = 128 };
-}
-
-/* Nobody holds a lock on it. */
-static bool is_unlocked(const struct image *i)
-{
-	int fd = open(i->path, O_RDWR | O_CLOEXEC);
-	OK(fd >= 0);
-	struct flock l = { .l_type = F_WRLCK, .l_whence = SEEK_SET };
-	EQ(fcntl(fd, F_OFD_GETLK, &l), 0);
-	(void)close(fd);
-	return l.l_type == F_UNLCK;
-}
-
-static void wait_removed(struct driver *d, unsigned n)
-{
-	for (unsigned i = 0; d->n_removed < n && i < SECONDS_LIMIT * 100; i++)
-		OK(loop_run_once(d->loop, 10) >= 0);
-	EQ(d->n_removed, n);
-}
-
-static json_t *tree_of(struct driver *d)
-{
-	text_scoped t = TEXT_INIT;
-	machine_device_tree(d->m, &t);
-	json_t *tree = json_loads(text_get(&t), 0, NULL);
-	OK(json_is_object(tree));
-	return tree;
-}
-
-static bool is_being_removed(struct driver *d, const char *id)
-{
-	json_t *tree = tree_of(d), *node = json_object_get(tree, id);
-	OK(node);
-	bool is_leaving = json_is_true(json_object_get(node, "being_removed"));
-	json_decref(tree);
-	return is_leaving;
-}
-
-static bool is_in_tree(struct driver *d, const char *id)
-{
-	json_t *tree = tree_of(d);
-	bool is_there = json_object_get(tree, id) != NULL;
-	json_decref(tree);
-	return is_there;
-}
-
-#define CODE(name) name, name##_end
-
 TEST(a_disk_comes_and_goes_a_hundred_times)
 {
 	struct driver d;
@@ -250,7 +53,7 @@ TEST(a_disk_comes_and_goes_a_hundred_times)
 	uint32_t n_gsis = 0;
 	for (unsigned n = 1; n <= 100; n++) {
 		struct disk_config c = disk_of(&i, "data");
-		if (machine_add_disk(d.m, &c, &info, &e) < 0)
+		if (machine_add_device(d.m, "disks", &c, &info, &e) < 0)
 			test_fail(__FILE__, __LINE__, "%s", e.text);
 		STR_EQ(info.id, "data");
 		STR_EQ(info.bdf, "0000:00:02.0"); /* behind the entropy device */
@@ -283,7 +86,7 @@ TEST(the_device_tree_says_what_goes)
 	driver_init(&d, CODE(deaf), 0);
 	boot(&d);
 	struct disk_config c = disk_of(&i, "_disk0");
-	EQ(machine_add_disk(d.m, &c, &info, &e), 0);
+	EQ(machine_add_device(d.m, "disks", &c, &info, &e), 0);
 	STR_EQ(info.id, "_disk0");
 	json_t *tree = tree_of(&d), *function = json_object_get(tree, "_virtio-pci-_disk0"),
 	       *disk = json_object_get(tree, "_disk0");
@@ -325,41 +128,41 @@ TEST(what_is_asked_twice_and_what_cannot_be_is_refused)
 	EQ(machine_remove_device(d.m, "__rng", &e), -ENOTSUP);
 	STR_HAS(e.text, "device '__rng' cannot be removed");
 	EQ(machine_remove_device(d.m, "__ioapic", &e), -ENOTSUP);
-	EQ(machine_add_disk(d.m, &c, &info, &e), 0);
-	EQ(machine_add_disk(d.m, &other, &info, &e), -EEXIST);
+	EQ(machine_add_device(d.m, "disks", &c, &info, &e), 0);
+	EQ(machine_add_device(d.m, "disks", &other, &info, &e), -EEXIST);
 	STR_HAS(e.text, "there is a device 'data' already");
 	OK(is_unlocked(&j));
 	EQ(machine_remove_device(d.m, "data", &e), 0);
 	EQ(machine_remove_device(d.m, "data", &e), -EBUSY);
 	STR_HAS(e.text, "'data' is being removed already");
-	EQ(machine_add_disk(d.m, &other, &info, &e), -EEXIST);
+	EQ(machine_add_device(d.m, "disks", &other, &info, &e), -EEXIST);
 	STR_HAS(e.text, "'data' is being removed: its id is free once the guest has let go of it");
 
 	other.id = (char *)(uintptr_t)"other";
 	other.has_pci_device_id = true;
 	other.pci_device_id = 2;
-	EQ(machine_add_disk(d.m, &other, &info, &e), -EINVAL);
+	EQ(machine_add_device(d.m, "disks", &other, &info, &e), -EINVAL);
 	STR_HAS(e.text, "pci_device_id=2 is taken by 'data'");
 	other.pci_device_id = 32;
-	EQ(machine_add_disk(d.m, &other, &info, &e), -EINVAL);
+	EQ(machine_add_device(d.m, "disks", &other, &info, &e), -EINVAL);
 	other.pci_device_id = 0;
-	EQ(machine_add_disk(d.m, &other, &info, &e), -EINVAL);
+	EQ(machine_add_device(d.m, "disks", &other, &info, &e), -EINVAL);
 	other.pci_device_id = 31;
-	EQ(machine_add_disk(d.m, &other, &info, &e), 0);
+	EQ(machine_add_device(d.m, "disks", &other, &info, &e), 0);
 	STR_EQ(info.bdf, "0000:00:1f.0");
 	char long_id[65];
 	memset(long_id, 'x', 64);
 	long_id[64] = '\0';
 	other.id = long_id;
-	EQ(machine_add_disk(d.m, &other, &info, &e), -EINVAL);
+	EQ(machine_add_device(d.m, "disks", &other, &info, &e), -EINVAL);
 	STR_HAS(e.text, "longer than 63 bytes");
 	/* What the host refuses is not the asker's mistake, whatever its errno. */
 	struct disk_config bad = disk_of(&j, "bad");
 	bad.queue_size = 0;
-	EQ(machine_add_disk(d.m, &bad, &info, &e), -EIO);
+	EQ(machine_add_device(d.m, "disks", &bad, &info, &e), -EIO);
 	bad.queue_size = 128;
 	bad.path = (char *)(uintptr_t)"/no/disk";
-	EQ(machine_add_disk(d.m, &bad, &info, &e), -EIO);
+	EQ(machine_add_device(d.m, "disks", &bad, &info, &e), -EIO);
 	EQ(e.code, EIO);
 	EQ(d.n_removed, 0);
 	/* The machine ends while the guest was asked: the device is gone, and that is said; the other one stays. */
@@ -399,7 +202,7 @@ TEST(a_guest_is_asked_again_by_who_insists)
 	driver_init(&d, CODE(deaf), 0);
 	boot(&d);
 	struct disk_config c = disk_of(&i, "data"), other = disk_of(&j, "other");
-	EQ(machine_add_disk(d.m, &c, &info, &e), 0);
+	EQ(machine_add_device(d.m, "disks", &c, &info, &e), 0);
 	EQ(machine_remove_device(d.m, "data", &e), 0);
 	for (unsigned n = 0; !pci_hotplug_is_heard(&d.m->hotplug, 2) && n < 6000; n++)
 		test_sleep_us(10000);
@@ -414,7 +217,7 @@ TEST(a_guest_is_asked_again_by_who_insists)
 	uint8_t eject[4] = { 1 << 2 };
 	OK(bus_write(&d.m->mmio, X86_PCI_HOTPLUG + PCI_HOTPLUG_EJECT, eject, 4));
 	wait_removed(&d, 1);
-	EQ(machine_add_disk(d.m, &other, &info, &e), 0);
+	EQ(machine_add_device(d.m, "disks", &other, &info, &e), 0);
 	STR_EQ(info.bdf, "0000:00:03.0");
 	driver_done(&d);
 	(void)close(i.fd);
@@ -431,7 +234,7 @@ TEST(a_paused_guest_answers_when_it_runs_again)
 	boot(&d);
 	machine_pause(d.m);
 	struct disk_config c = disk_of(&i, "data");
-	EQ(machine_add_disk(d.m, &c, &info, &e), 0);
+	EQ(machine_add_device(d.m, "disks", &c, &info, &e), 0);
 	EQ(machine_remove_device(d.m, "data", &e), 0);
 	for (unsigned n = 0; n < 20; n++)
 		(void)loop_run_once(d.loop, 10);
@@ -459,7 +262,7 @@ TEST(a_guest_that_ejects_everything_keeps_what_stays)
 	STR_EQ(d.removed[1], "_disk1 0000:00:02.0");
 	for (unsigned n = 3; n < 20; n++) {
 		struct disk_config c = disk_of(&images[2], "data");
-		EQ(machine_add_disk(d.m, &c, &info, &e), 0);
+		EQ(machine_add_device(d.m, "disks", &c, &info, &e), 0);
 		wait_removed(&d, n);
 	}
 	OK(is_in_tree(&d, "__rng"));
@@ -467,7 +270,7 @@ TEST(a_guest_that_ejects_everything_keeps_what_stays)
 	EQ(d.m->x86.fixed_slots, 1 | 1 << 3); /* host bridge, entropy */
 	/* What it ejects last of all is not lost when the machine ends before the main loop has had its turn. */
 	struct disk_config c = disk_of(&images[2], "data");
-	EQ(machine_add_disk(d.m, &c, &info, &e), 0);
+	EQ(machine_add_device(d.m, "disks", &c, &info, &e), 0);
 	for (unsigned n = 0; n < 6000; n++) {
 		(void)pthread_mutex_lock(&d.m->hotplug.lock);
 		uint32_t ejected = d.m->hotplug.ejected;
@@ -540,7 +343,7 @@ TEST(without_pci_or_acpi_there_is_no_hotplug)
 			d.config.machine.acpi = false;
 		boot(&d);
 		struct disk_config c = disk_of(&j, "other");
-		EQ(machine_add_disk(d.m, &c, &info, &e), -ENOTSUP);
+		EQ(machine_add_device(d.m, "disks", &c, &info, &e), -ENOTSUP);
 		STR_HAS(e.text, "hotplug needs PCI and ACPI");
 		EQ(machine_remove_device(d.m, "_disk0", &e), -ENOTSUP);
 		STR_HAS(e.text, "hotplug needs PCI and ACPI");

@@ -7,6 +7,8 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
+#include <stdio.h>
+#include <sys/mman.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -348,4 +350,117 @@ TEST(pages_are_kept_when_somebody_changes_the_file)
 	for (uint64_t i = 0; i < FILE_BYTES / 4096; i++)
 		holds(&m.map, i * 4096, (uint8_t)i);
 	unmap_file(&m);
+}
+
+/* --- memory that devices bring ------------------------------------------------------------------------------------------ */
+
+static int file_of_a_device(uint64_t n_bytes)
+{
+	int fd = memfd_create("device", MFD_CLOEXEC);
+	OK(fd >= 0 && ftruncate(fd, (off_t)n_bytes) == 0);
+	return fd;
+}
+
+TEST(what_devices_bring_takes_buffers_and_nothing_else)
+{
+	struct mem_map m;
+	struct span s;
+	size_t index;
+	uint64_t word = 0;
+	uint8_t byte;
+	int fd = file_of_a_device(0x4000);
+	mem_map_init(&m);
+	add(&m, 0, 0x10000);
+	struct mem_device_params p = { .start = GPA(0x100000), .n_bytes = 0x4000, .fd = fd };
+	EQ(mem_map_add_device(&m, &p, &index, NULL), 0);
+	EQ(m.n_regions, 1);
+	EQ(m.n_total_bytes, 0x10000);
+	OK(!mem_map_find(&m, GPA(0x100000)) && !mem_span(&m, GPA(0x100000), 1, &s));
+	OK(!mem_read(&m, GPA(0x100000), &byte, 1) && !mem_write(&m, GPA(0x100000), &byte, 1));
+
+	OK(mem_buffer_span(&m, GPA(0xffff), 1, &s)); /* RAM as well */
+	OK(!mem_buffer_span(&m, GPA(0xfffff), 2, &s) && !mem_buffer_span(&m, GPA(0xfffff), 1, &s));
+	OK(!mem_buffer_span(&m, GPA(0x103fff), 2, &s) && !mem_buffer_span(&m, GPA(0x104000), 1, &s));
+	OK(!mem_buffer_span(&m, GPA(0x100000), UINT64_MAX, &s) && !mem_buffer_span(&m, GPA(0), 1ull << 40, &s));
+	OK(mem_buffer_span(&m, GPA(0x103ff8), 8, &s));
+	span_write(s, 0, &(uint64_t){ 0x1234 }, 8);
+	EQ(pread(fd, &word, sizeof word, 0x3ff8), sizeof word);
+	EQ(word, 0x1234);
+	EQ((uintptr_t)m.device_regions[index].host % (2 << 20), 0);
+	OK(m.device_regions[index].fd >= 0 && m.device_regions[index].fd != fd);
+
+	mem_map_remove_device(&m, index);
+	OK(!mem_buffer_span(&m, GPA(0x100000), 1, &s));
+	EQ(mem_map_add_device(&m, &p, &index, NULL), 0);
+	mem_map_done(&m);
+	EQ(fcntl(fd, F_GETFD), FD_CLOEXEC); /* ours */
+	(void)close(fd);
+}
+
+TEST(private_device_memory_keeps_out_of_its_file)
+{
+	struct mem_map m;
+	struct span s;
+	size_t index;
+	uint64_t word = 7;
+	char path[40];
+	int fd = file_of_a_device(0x1000);
+	(void)snprintf(path, sizeof path, "/proc/self/fd/%d", fd);
+	int reader = open(path, O_RDONLY | O_CLOEXEC);
+	OK(reader >= 0 && pwrite(fd, &word, sizeof word, 8) == sizeof word);
+	mem_map_init(&m);
+	struct mem_device_params p = { .start = GPA(0), .n_bytes = 0x1000, .fd = reader, .is_private = true };
+	EQ(mem_map_add_device(&m, &p, &index, NULL), 0);
+	EQ(m.device_regions[index].fd, -1);
+	OK(mem_buffer_span(&m, GPA(8), 8, &s));
+	word = 0;
+	span_read(s, 0, &word, 8);
+	EQ(word, 7);
+	word = 8;
+	span_write(s, 0, &word, 8);
+	EQ(pread(fd, &word, sizeof word, 8), sizeof word);
+	EQ(word, 7);
+	mem_map_done(&m);
+	(void)close(reader);
+	(void)close(fd);
+}
+
+static int add_device_fails(struct mem_map *m, uint64_t start, uint64_t n_bytes, int fd, const char *text)
+{
+	struct mem_device_params p = { .start = GPA(start), .n_bytes = n_bytes, .fd = fd };
+	struct err e = { 0 };
+	size_t index;
+	int rc = mem_map_add_device(m, &p, &index, &e);
+	STR_HAS(e.text, text);
+	return rc;
+}
+
+TEST(bad_device_memory_is_refused)
+{
+	struct mem_map m;
+	size_t index;
+	int fd = file_of_a_device(0x1000);
+	mem_map_init(&m);
+	add(&m, 0x10000, 0x10000);
+	EQ(add_device_fails(&m, 0x1f000, 0x1000, fd, "in use already"), -EEXIST);
+	EQ(add_device_fails(&m, 0xf000, 0x2000, fd, "in use already"), -EEXIST);
+	EQ(add_device_fails(&m, 0x1000, 0x100, fd, "not a multiple of 4096"), -EINVAL);
+	EQ(add_device_fails(&m, 0x100, 0x1000, fd, "not a multiple of 4096"), -EINVAL);
+	EQ(add_device_fails(&m, UINT64_MAX - 0xfff, 0x2000, fd, "the end of the address space"), -EINVAL);
+	EQ(add_device_fails(&m, 0x1000, 0x1000, -1, "cannot keep a descriptor"), -EBADF);
+	for (unsigned i = 0; i < MEM_MAX_DEVICE_REGIONS; i++) {
+		struct mem_device_params p = { .start = GPA(0x100000 + 0x1000ull * i), .n_bytes = 0x1000, .fd = fd };
+		EQ(mem_map_add_device(&m, &p, &index, NULL), 0);
+		EQ(index, i);
+	}
+	EQ(add_device_fails(&m, 0x1000, 0x1000, fd, "more than 32 regions of devices"), -ENOSPC);
+	EQ(add_device_fails(&m, 0x100000, 0x1000, fd, "in use already"), -EEXIST);
+	EQ(add_fails(&m, 0x11f000, 0x1000), -EEXIST);
+	mem_map_remove_device(&m, 5);
+	mem_map_remove_device(&m, 5);
+	struct mem_device_params again = { .start = GPA(0x1000), .n_bytes = 0x1000, .fd = fd };
+	EQ(mem_map_add_device(&m, &again, &index, NULL), 0);
+	EQ(index, 5);
+	mem_map_done(&m);
+	(void)close(fd);
 }

@@ -6,6 +6,8 @@
 #include "virtio/queue.h"
 
 #include <errno.h>
+#include <sys/mman.h>
+#include <unistd.h>
 
 #define SIZE 8
 
@@ -509,6 +511,41 @@ TEST(a_held_queue_neither_asks_nor_comes_again)
 	OK(!queue_end(&f.q));
 	queue_begin(&f.q);
 	OK(queue_end(&f.q));
+	done(&f);
+}
+
+/* What a device brings may go again: rings and tables would dangle. Data of a request is given back before that. */
+TEST(memory_of_devices_holds_data_only)
+{
+	struct fixture f;
+	struct err e = { 0 };
+	size_t index;
+	const uint64_t at = 1ull << 32;
+	open_with(&f, VIRTIO_F_INDIRECT_DESC);
+	int fd = memfd_create("device", MFD_CLOEXEC);
+	OK(fd >= 0 && ftruncate(fd, 0x10000) == 0);
+	struct mem_device_params p = { .start = GPA(at), .n_bytes = 0x10000, .fd = fd };
+	EQ(mem_map_add_device(&f.mem, &p, &index, NULL), 0);
+	ring_put(&f.r, 0, (struct ring_desc){ at + 0x1000, 10, DESC_WRITE, 0 });
+	ring_offer(&f.r, 0);
+	EQ(queue_next(&f.q, &f.c), 1);
+	EQ(chain_write(&f.c, 0, "0123456789", 10), 10);
+	queue_put(&f.q, &f.c, 10);
+	char bytes[10];
+	EQ(pread(fd, bytes, 10, 0x1000), 10);
+	MEM_EQ(bytes, "0123456789", 10);
+
+	ring_put(&f.r, 1, (struct ring_desc){ at, 16, DESC_INDIRECT, 0 });
+	ring_offer(&f.r, 1);
+	breaks_with(&f, QUEUE_BAD_BUFFER);
+	queue_stop(&f.q);
+	for (int which = 0; which < 3; which++) {
+		f.q.config = ring_config(&f.r);
+		*(which == 0 ? &f.q.config.desc : which == 1 ? &f.q.config.avail : &f.q.config.used) = at;
+		EQ(queue_start(&f.q, &f.mem, 0, &e), -EINVAL);
+		EQ(f.q.fault, QUEUE_BAD_ADDRESS);
+	}
+	(void)close(fd);
 	done(&f);
 }
 

@@ -433,19 +433,19 @@ TEST(groups_are_shared_and_a_disks_own_is_not)
 	wrong.rate_limit_group = (char[]){ "c" };
 	own.has_rate_limiter_config = true;
 	own.rate_limiter_config = groups[0].rate_limiter_config;
-	struct attached first = { 0 }, second = { 0 };
+	struct rate_limit *first = NULL, *second = NULL; /* own ones */
 	struct rate_limit *r[6] = { 0 };
 	struct err e = { 0 };
-	EQ(machine_limit_disk(m, &first, &a, &r[0], &e), 0);
-	EQ(machine_limit_disk(m, &first, &a, &r[1], &e), 0);
-	EQ(machine_limit_disk(m, &first, &b, &r[2], &e), 0);
-	OK(r[0] && r[0] == r[1] && r[2] && r[2] != r[0] && !first.own_limit);
-	EQ(machine_limit_disk(m, &first, &none, &r[3], &e), 0);
+	EQ(machine_limit_disk(m, &a, &first, &r[0], &e), 0);
+	EQ(machine_limit_disk(m, &a, &first, &r[1], &e), 0);
+	EQ(machine_limit_disk(m, &b, &first, &r[2], &e), 0);
+	OK(r[0] && r[0] == r[1] && r[2] && r[2] != r[0] && !first);
+	EQ(machine_limit_disk(m, &none, &first, &r[3], &e), 0);
 	OK(!r[3]);
-	EQ(machine_limit_disk(m, &first, &own, &r[4], &e), 0);
-	EQ(machine_limit_disk(m, &second, &own, &r[5], &e), 0);
-	OK(r[4] == first.own_limit && r[5] == second.own_limit && r[4] && r[5] && r[4] != r[5]);
-	EQ(machine_limit_disk(m, &first, &wrong, &r[3], &e), -EINVAL);
+	EQ(machine_limit_disk(m, &own, &first, &r[4], &e), 0);
+	EQ(machine_limit_disk(m, &own, &second, &r[5], &e), 0);
+	OK(r[4] == first && r[5] == second && r[4] && r[5] && r[4] != r[5]);
+	EQ(machine_limit_disk(m, &wrong, &first, &r[3], &e), -EINVAL);
 	STR_EQ(e.text, "d: there is no rate limit group 'c'");
 
 	/* The numbers arrive: one operation a second. */
@@ -454,8 +454,8 @@ TEST(groups_are_shared_and_a_disks_own_is_not)
 	run_user(&c.users[0]);
 	EQ(c.users[0].n_passed, 1);
 	EQ(c.users[0].gate.timer.deadline_ns, c.now_ns + NS_PER_S);
-	crowd_close(&c); /* with first.own_limit */
-	rate_limit_free(second.own_limit);
+	crowd_close(&c); /* with first */
+	rate_limit_free(second);
 	machine_free_limits(m);
 	free(m);
 }

@@ -694,7 +694,7 @@ TEST(descriptors_of_a_device_belong_to_the_configuration)
 	bench_done(&b);
 }
 
-TEST(only_disks_join_a_running_guest)
+TEST(what_has_no_device_yet_does_not_join_a_running_guest)
 {
 	struct bench b;
 	struct pci_device_info device;
@@ -708,6 +708,48 @@ TEST(only_disks_join_a_running_guest)
 	EQ(vmm_reboot(b.vmm, &b.e), 0); /* it is not in the configuration */
 	OK(close(fd) == 0);
 	bench_done(&b);
+}
+
+static int add_pmem(struct bench *b, const char *id, const char *file, struct pci_device_info *ret)
+{
+	struct pmem_config pmem;
+	EQ(schema_init(&pmem_schema, &pmem, NULL), 0);
+	pmem.id = id ? strdup(id) : NULL;
+	pmem.file = strdup(file);
+	const struct device_addition a = { .member = "pmem", .option = "pmem", .noun = "pmem device", .device = &pmem };
+	int rc = vmm_add_device(b->vmm, &a, ret, &b->e);
+	schema_done(&pmem_schema, &pmem);
+	return rc;
+}
+
+TEST(persistent_memory_joins_a_running_guest)
+{
+	struct bench b;
+	struct pci_device_info device;
+	char *path = strdup(new_image()), *other = new_image();
+	OK(truncate(path, 2 << 20) == 0 && truncate(other, 4 << 20) == 0);
+	bench_init(&b, idle, idle_end);
+	create(&b);
+	EQ(add_pmem(&b, "cold", path, &device), 0);
+	EQ(vmm_boot(b.vmm, &b.e), 0);
+	REFUSED(&b, add_pmem(&b, "cold", other, &device), EEXIST,
+	        "The pmem device could not be added to the VM\nFailed to validate config\nIdentifier cold is not unique");
+	REFUSED(&b, add_pmem(&b, NULL, "/no/such/file", &device), EIO,
+	        "The pmem device could not be added to the VM\nError from device manager\n"
+	        "cannot open '/no/such/file': No such file or directory");
+	EQ(add_pmem(&b, NULL, other, &device), 0);
+	STR_HAS(device.id, "_pmem");
+	OK(device.bdf[0]);
+	EQ(vmm_reboot(b.vmm, &b.e), 0); /* with both */
+	EQ(vmm_remove_device(b.vmm, device.id, &b.e), 0);
+	REFUSED(&b, add_pmem(&b, "again", other, &device), EEXIST,
+	        "The pmem device could not be added to the VM\nError from device manager\n"
+	        "device '_pmem1' is being removed: its file is free once the guest has let go of it");
+	EQ(vmm_reboot(b.vmm, &b.e), 0); /* which takes it out */
+	EQ(add_pmem(&b, "again", other, &device), 0);
+	bench_done(&b);
+	OK(unlink(path) == 0 && unlink(other) == 0);
+	free(path);
 }
 
 TEST(an_iommu_that_the_user_wants_stays)

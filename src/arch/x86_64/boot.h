@@ -66,6 +66,7 @@ struct x86_machine { /* what the tables tell the guest; filled by the VM's assem
 	bool has_serial;        /* COM1 */
 	bool has_split_irqchip; /* the I/O APIC is ours: MSIs with 15-bit destinations can be taken at their word */
 	struct { uint64_t low_start, low_bytes, high_start, high_bytes, ecam; } pci;
+	struct { uint64_t start, n_bytes; } device_memory; /* where memory that devices bring goes; in no table */
 	uint32_t fixed_slots;   /* of the PCI bus, one bit each: their devices stay, so that they have no way to eject them */
 	struct x86_mmio_device mmio[X86_MAX_MMIO_DEVICES]; /* virtio over MMIO */
 	size_t n_mmio;
@@ -95,8 +96,10 @@ void x86_ram_layout(uint64_t n_total_bytes, struct x86_ram_range ret_ranges[2], 
 /* Physical address bits of the guest's CPUs: the host's, but at most max_phys_bits (0: no limit). */
 unsigned x86_phys_bits(const struct hv_cpuid *supported, unsigned max_phys_bits);
 
-/* Fills m->pci. The high window goes from the end of RAM to the end of what n_phys_bits reach, in steps of 4 GiB, less
- * room at the top for platform devices; an error when nothing is left for it. */
+/* Fills m->pci and m->device_memory. From the end of RAM to the end of what n_phys_bits reach, in steps of 4 GiB and less
+ * room at the top for platform devices, the first half is PCI's high window, the second is for memory that devices bring;
+ * either has 4 TiB at most, as Linux maps such memory only where it is not far from RAM. Where there is one step, PCI has it;
+ * an error where there is none. */
 int x86_pci_layout(uint64_t ram_end, unsigned n_phys_bits, struct x86_machine *m, struct err *e);
 
 /* Loads kernel (ELF with a PVH note; ELF x86-64 without one through the 64-bit protocol; bzImage by the 64-bit

@@ -9,6 +9,9 @@
 
 #define GIB (1ull << 30)
 #define PCI_HIGH_STEP (4 * GIB)
+/* Twice that is within the 10 TiB behind its RAM for which Linux, with KASLR, keeps addresses
+ * (CONFIG_RANDOMIZE_MEMORY_PHYSICAL_PADDING). PCI comes first: simple guests map no more than 512 GiB. */
+#define MAX_WINDOW (4096 * GIB)
 /* At the top of the address space: 64 KiB that nobody uses, below it 1 MiB for platform devices. */
 #define PLATFORM_BYTES (0x10000ull + 0x100000ull)
 #define ENGINE_BYTES 0x4000ull /* X86_TSS and X86_IDENTITY_MAP */
@@ -49,8 +52,11 @@ int x86_pci_layout(uint64_t ram_end, unsigned n_phys_bits, struct x86_machine *m
 		               "address bits", ram_end, n_phys_bits);
 	m->pci.low_start = X86_PCI_LOW_START;
 	m->pci.low_bytes = X86_PCI_LOW_BYTES;
+	uint64_t n_device = min_u64(align_down((end - start) / 2, PCI_HIGH_STEP), MAX_WINDOW);
 	m->pci.high_start = start;
-	m->pci.high_bytes = end - start;
+	m->pci.high_bytes = min_u64(end - start - n_device, MAX_WINDOW);
+	m->device_memory.start = start + m->pci.high_bytes;
+	m->device_memory.n_bytes = n_device;
 	m->pci.ecam = X86_ECAM;
 	return 0;
 }

@@ -1,0 +1,128 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Disks: a block image, and a rate limit when one is asked for. */
+#include "backend/block.h"
+#include "device/rate_limit.h"
+#include "device/virtio_blk.h"
+#include "vm/machine_internal.h"
+#include "vm/unsupported.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+struct disk {
+	struct block_image *image;
+	struct rate_limit *own_limit; /* NULL: it has none to itself */
+};
+
+static struct disk *disk_of(const struct attached *a)
+{
+	return a->backend;
+}
+
+static int refuse(const void *config, struct err *e)
+{
+	return refuse_unsupported_disk(config, e);
+}
+
+static int make_device(struct machine *m, struct attached *a, const struct disk_config *c, struct rate_limit *limit,
+                       struct err *e)
+{
+	struct virtio_blk_params p = {
+		.image = disk_of(a)->image, .limit = limit, .is_readonly = c->readonly, .n_queues = (unsigned)c->num_queues,
+	};
+	if (c->serial)
+		memcpy(p.serial, c->serial, strnlen(c->serial, sizeof p.serial));
+
+	struct virtio_queue_cpus *cpus = calloc(c->n_queue_affinity + 1, sizeof *cpus);
+	if (!cpus)
+		return err_set(e, ENOMEM, "%s: no memory", a->id);
+	for (size_t i = 0; i < c->n_queue_affinity; i++) {
+		const struct queue_affinity_config *from = &c->queue_affinity[i];
+		cpus[i] = (struct virtio_queue_cpus){ from->queue_index, from->host_cpus, from->n_host_cpus };
+	}
+	struct virtio_params how = { .queue_size = c->queue_size, .queue_cpus = cpus, .n_queue_cpus = c->n_queue_affinity };
+	int rc = machine_make_virtio(m, a, &virtio_blk, &how, &p, e);
+	free(cpus);
+	return rc;
+}
+
+static enum block_type block_type_of(enum image_type type)
+{
+	switch (type) {
+	case IMAGE_UNKNOWN:
+		break;
+	case IMAGE_RAW:
+		return BLOCK_TYPE_RAW;
+	case IMAGE_QCOW2:
+		return BLOCK_TYPE_QCOW2;
+	case IMAGE_FIXED_VHD:
+		return BLOCK_TYPE_VHD;
+	case IMAGE_VHDX:
+		return BLOCK_TYPE_VHDX;
+	case IMAGE_FLAT_VMDK:
+		return BLOCK_TYPE_VMDK;
+	}
+	return BLOCK_TYPE_AUTO;
+}
+
+static int open_disk(struct machine *m, struct attached *a, const void *config, struct err *e)
+{
+	const struct disk_config *c = config;
+	if (c->queue_size == 0) /* which would mean the class's own */
+		return err_set(e, EINVAL, "%s: queue_size 0 is not a power of two from 2 to %u", c->id, QUEUE_MAX_SIZE);
+	struct disk *disk = calloc(1, sizeof *disk);
+	if (!disk)
+		return err_set(e, ENOMEM, "%s: no memory", c->id);
+	a->backend = disk;
+
+	struct log log = { .sink = m->p.log_sink, .object = a->id };
+	struct block_params b = {
+		.path = c->path,
+		.is_readonly = c->readonly,
+		.is_direct = c->direct,
+		.has_no_io_uring = c->disable_io_uring,
+		.has_discard = c->sparse,
+		.image_type = block_type_of(c->image_type),
+		.may_use_backing_files = c->backing_files,
+		.log = &log,
+	};
+	struct rate_limit *limit = NULL;
+	int rc = machine_limit_disk(m, c, &disk->own_limit, &limit, e);
+	if (rc >= 0)
+		rc = block_open(&b, &disk->image, e);
+	return rc < 0 ? rc : make_device(m, a, c, limit, e);
+}
+
+static void close_disk(struct attached *a)
+{
+	struct disk *disk = disk_of(a);
+	if (!disk)
+		return;
+	block_close(disk->image);
+	rate_limit_free(disk->own_limit);
+	free(disk);
+}
+
+const struct device_kind machine_disks = {
+	.member = "disks",
+	.option = "--disk",
+	.refuse = refuse,
+	.open = open_disk,
+	.close = close_disk,
+};
+
+/* On the main thread, which waits for the image as it does when a disk comes or goes: vCPUs and queues go on meanwhile. A raw
+ * file grows at once; a qcow2 image writes its header, perhaps a longer table, and waits for the host's file system. */
+int machine_resize_disk(struct machine *m, const char *id, uint64_t n_bytes, struct err *e)
+{
+	struct attached *a = machine_find_device(m, id);
+	if (!a || a->kind != &machine_disks)
+		return err_set(e, ENOENT, "there is no disk '%s'", id);
+	int rc = machine_hosts_error(block_resize(disk_of(a)->image, n_bytes, e), e);
+	if (rc < 0)
+		return rc;
+	virtio_blk_resized(a->v);
+	log_info(&m->log, "'%s' has %llu bytes now", a->id, (unsigned long long)n_bytes);
+	return 0;
+}
