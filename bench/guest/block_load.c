@@ -119,7 +119,8 @@ static void run(const struct phase *p, uint32_t number)
 		for (long i = 0; i < n; i++) {
 			struct iocb *b = (struct iocb *)(uintptr_t)events[i].obj;
 			if (events[i].res != (int64_t)p->n_bytes) {
-				fprintf(stderr, "a request at %lld ended with %lld\n", (long long)b->aio_offset, (long long)events[i].res);
+				fprintf(stderr, "a request at %lld ended with %lld\n", (long long)b->aio_offset,
+				        (long long)events[i].res);
 				exit(1);
 			}
 			n_done++;
