@@ -72,10 +72,10 @@ _varan_options() { # context
 	'ch-remote shutdown-vmm') REPLY='--help ' ;;
 	'ch-remote snapshot') REPLY='--help ' ;;
 	'varan image') REPLY='--help ' ;;
-	'varan image create') REPLY='--format --backing --backing-format --cluster-size --compression --extended-l2 --lazy-refcounts --preallocation --force --progress --quiet --help ' ;;
+	'varan image create') REPLY='--format --backing --backing-format --subformat --cluster-size --compression --extended-l2 --lazy-refcounts --preallocation --force --progress --quiet --help ' ;;
 	'varan image info') REPLY='--format --backing-files --force-share --json --help ' ;;
 	'varan image check') REPLY='--format --repair --json --help ' ;;
-	'varan image convert') REPLY='--from --to --compress --cluster-size --compression --extended-l2 --lazy-refcounts --backing-files --force --progress --quiet --help ' ;;
+	'varan image convert') REPLY='--from --to --compress --subformat --cluster-size --compression --extended-l2 --lazy-refcounts --backing-files --force --progress --quiet --help ' ;;
 	'varan image resize') REPLY='--format --backing-files --help ' ;;
 	'varan image commit') REPLY='--progress --quiet --help ' ;;
 	'varan doctor') REPLY='--json' ;;
@@ -395,6 +395,7 @@ _varan_takes() { # context, option; no option: the first bare word, with + the n
 	'varan image create --format') REPLY='raw qcow2 vhd vhdx vmdk' ;;
 	'varan image create --backing') REPLY='@' ;;
 	'varan image create --backing-format') REPLY='raw qcow2 vhd vhdx vmdk' ;;
+	'varan image create --subformat') REPLY='dynamic fixed monolithicSparse monolithicFlat twoGbMaxExtentSparse twoGbMaxExtentFlat streamOptimized' ;;
 	'varan image create --cluster-size') REPLY='' ;;
 	'varan image create --compression') REPLY='zlib zstd' ;;
 	'varan image create --extended-l2') REPLY='-' ;;
@@ -419,6 +420,7 @@ _varan_takes() { # context, option; no option: the first bare word, with + the n
 	'varan image convert --from') REPLY='raw qcow2 vhd vhdx vmdk' ;;
 	'varan image convert --to') REPLY='raw qcow2 vhd vhdx vmdk' ;;
 	'varan image convert --compress') REPLY='-' ;;
+	'varan image convert --subformat') REPLY='dynamic fixed monolithicSparse monolithicFlat twoGbMaxExtentSparse twoGbMaxExtentFlat streamOptimized' ;;
 	'varan image convert --cluster-size') REPLY='' ;;
 	'varan image convert --compression') REPLY='zlib zstd' ;;
 	'varan image convert --extended-l2') REPLY='-' ;;

@@ -157,10 +157,22 @@ enum block_preallocation {
 	BLOCK_PREALLOCATE_FULL,     /* zeroes are written */
 };
 
+/* Kinds of VHD, VHDX and VMDK images, with qemu-img's names for them. */
+enum block_subformat {
+	BLOCK_SUBFORMAT_DEFAULT, /* DYNAMIC, MONOLITHIC_SPARSE */
+	BLOCK_SUBFORMAT_DYNAMIC, BLOCK_SUBFORMAT_FIXED, /* VHD, VHDX */
+	/* VMDK. FLAT and TWO_GB have their data in files beside the image, which are named after it. */
+	BLOCK_SUBFORMAT_MONOLITHIC_SPARSE, BLOCK_SUBFORMAT_MONOLITHIC_FLAT,
+	BLOCK_SUBFORMAT_TWO_GB_SPARSE, BLOCK_SUBFORMAT_TWO_GB_FLAT,
+};
+
 struct block_create_params {
 	const char *path;
-	bool may_replace; /* an existing regular file that nobody uses; else -EEXIST, as for one that appears meanwhile */
+	/* An existing regular file that nobody uses, with its mode; else -EEXIST, as for one that appears meanwhile. Never a
+	 * file beside the image. */
+	bool may_replace;
 	enum block_type type;
+	enum block_subformat subformat;
 	uint64_t n_bytes; /* rounded up to 512 */
 	enum block_preallocation preallocation;
 	/* qcow2 only */
@@ -171,8 +183,8 @@ struct block_create_params {
 	struct block_progress progress;
 };
 
-/* Makes an image, whole or not at all: it gets its name when it is complete and durable. Only what fails behind that, to make
- * the name durable, leaves it. */
+/* Makes an image, whole or not at all: it gets its name when it is complete and durable, and the mode that the process
+ * gives to new files. Only what fails behind that, to make the name durable, leaves it. */
 int block_create(const struct block_create_params *p, struct err *e);
 /* The same, with what the source's disk holds, backing files included; p->n_bytes is the source's. Zeroes become holes. */
 int block_convert(struct block_image *source, const struct block_create_params *p, struct err *e);
