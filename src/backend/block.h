@@ -64,6 +64,15 @@ struct block_request {
 
 enum block_type { BLOCK_TYPE_AUTO, BLOCK_TYPE_RAW, BLOCK_TYPE_QCOW2, BLOCK_TYPE_VHD, BLOCK_TYPE_VHDX, BLOCK_TYPE_VMDK };
 
+/* What a flush is worth, with libkrun's names for it, though not its numbers: what nobody sets is safe. */
+enum block_sync {
+	BLOCK_SYNC_FULL,
+	BLOCK_SYNC_RELAXED, /* may stay in the drive's own cache on hosts that can say so; on Linux, FULL */
+	/* Flushes succeed and nothing is ever synced, at the end neither. All writes are in the order that keeps the image
+	 * sound when the process dies; a host that dies may leave anything. */
+	BLOCK_SYNC_NONE,
+};
+
 struct block_params {
 	const char *path;
 	bool is_readonly, is_direct;
@@ -77,6 +86,7 @@ struct block_params {
 	bool is_alone;
 	bool is_for_check; /* opening changes nothing, even where the image was not closed in order or is marked as corrupt */
 	bool has_no_lock;  /* read only, while others may be writing: what is read may be out of date, or wrong */
+	enum block_sync sync;
 	const struct log *log;
 };
 

@@ -256,6 +256,8 @@ static long run_step(const struct block_step *s)
 long block_step_run(const struct block_image *i, const struct block_step *s)
 {
 	const struct block_seam *seam = i->top->seam;
+	if (s->op == BLOCK_STEP_SYNC && i->top->has_no_sync)
+		return 0;
 	long n = seam ? seam->execute(seam->context, s) : run_step(s);
 	return s->op == BLOCK_STEP_SYNC ? block_file_synced(i, s->file, n) : n;
 }

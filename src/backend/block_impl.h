@@ -136,7 +136,7 @@ int block_file_read_padded(const struct block_image *i, const struct block_file 
                            uint64_t offset_bytes);
 int block_file_write(const struct block_image *i, const struct block_file *f, const void *bytes, size_t n_bytes,
                      uint64_t offset_bytes);
-int block_file_sync(const struct block_image *i, const struct block_file *f);
+int block_file_sync(const struct block_image *i, const struct block_file *f); /* nothing with BLOCK_SYNC_NONE */
 /* Writes zeroes: directly where the file is and the range is aligned, unless the caller wants it buffered. */
 int block_file_zero(const struct block_image *i, const struct block_file *f, uint64_t offset_bytes, uint64_t n_bytes,
                     bool is_buffered);
@@ -171,6 +171,7 @@ struct block_image {
 	_Atomic uint64_t n_disk_bytes; /* limits.n_bytes, which resizing changes under running lanes */
 	bool has_no_io_uring;
 	bool has_no_lock;            /* the top's: see block_params */
+	bool has_no_sync;            /* the top's: BLOCK_SYNC_NONE */
 	char *backing_name, *backing_format; /* as they stand in the image; NULL: not there */
 	bool was_probed;             /* the format was not named: see block_params.image_type */
 	const struct block_seam *seam; /* the top's */

@@ -208,6 +208,19 @@ static enum block_type block_type_of(enum image_type type)
 	return BLOCK_TYPE_AUTO;
 }
 
+static enum block_sync block_sync_of(enum disk_sync sync)
+{
+	switch (sync) {
+	case SYNC_FULL:
+		break;
+	case SYNC_RELAXED:
+		return BLOCK_SYNC_RELAXED;
+	case SYNC_NONE:
+		return BLOCK_SYNC_NONE;
+	}
+	return BLOCK_SYNC_FULL;
+}
+
 int machine_open_disk(struct machine *m, const struct disk_config *c, struct attached **ret_a, struct err *e)
 {
 	assert(c->id); /* given, or made for the configuration */
@@ -228,6 +241,7 @@ int machine_open_disk(struct machine *m, const struct disk_config *c, struct att
 		.has_discard = c->sparse,
 		.image_type = block_type_of(c->image_type),
 		.may_use_backing_files = c->backing_files,
+		.sync = block_sync_of(c->sync),
 		.log = &log,
 	};
 	struct rate_limit *limit = NULL;
