@@ -25,10 +25,14 @@ static struct kit new_disk(enum block_type type, enum block_sync sync, int mode)
 
 static _Atomic unsigned n_syncs;
 
+static _Atomic bool is_sync_bad, is_write_bad;
+
 static long count(void *context, const struct block_step *s)
 {
 	(void)context;
 	long n = -1;
+	if ((s->op == BLOCK_STEP_SYNC && is_sync_bad) || (s->op == BLOCK_STEP_WRITE && is_write_bad))
+		return -EIO;
 	if (s->op == BLOCK_STEP_SYNC) {
 		n_syncs++;
 		return 0;
@@ -109,4 +113,75 @@ TEST(without_sync_a_flush_asks_the_host_for_nothing)
 		close(ends[1]);
 		kit_folder_done();
 	}
+}
+
+/* --- the end --- */
+
+static int close_durably(struct kit *k, struct err *e)
+{
+	for (unsigned l = 0; l < KIT_LANES; l++)
+		block_lane_close(k->lanes[l]);
+	int rc = block_close_durably(k->image, e);
+	for (unsigned l = 0; l < KIT_LANES; l++)
+		loop_free(k->loops[l]);
+	return rc;
+}
+
+/* What is written at the end: tables, and the marks that say that an image is in use. */
+TEST(an_image_that_cannot_be_closed_in_order_says_so)
+{
+	uint8_t *bytes = malloc(MB);
+	memset(bytes, 0x5a, MB);
+	kit_folder_new(0);
+	for (size_t n = 0; n < ARRAY_LEN(types); n++) {
+		for (unsigned bad = 0; bad < 3; bad++) {
+			struct kit k = new_disk(types[n], BLOCK_SYNC_FULL, 0);
+			struct err e = { 0 };
+			kit_open(&k);
+			k.image->seam = &counting;
+			EQ(kit_do(&k, BLOCK_WRITE, MB, bytes, MB), 0);
+			is_sync_bad = bad == 1;
+			is_write_bad = bad == 2;
+			/* A raw image has nothing to write at the end. */
+			bool is_failing = bad == 1 || (bad == 2 && types[n] != BLOCK_TYPE_RAW);
+			kit_log[0] = 0;
+			EQ(close_durably(&k, &e), is_failing ? -EIO : 0);
+			is_sync_bad = is_write_bad = false;
+			if (is_failing) {
+				STR_HAS(e.text, "cannot make all that was written to");
+				OK(kit_log[0]);
+			}
+			kit_open(&k); /* it is one still */
+			EQ(kit_do(&k, BLOCK_READ, MB, bytes, MB), 0);
+			kit_close(&k);
+			memset(bytes, 0x5a, MB);
+		}
+	}
+	free(bytes);
+	kit_folder_done();
+}
+
+/* All is flushed: what is left is the mark. */
+TEST(a_mark_that_cannot_be_taken_off_is_told)
+{
+	static const enum block_type marked[] = { BLOCK_TYPE_VHDX, BLOCK_TYPE_VMDK };
+	uint8_t bytes[4096] = { 1 };
+	kit_folder_new(0);
+	for (size_t n = 0; n < ARRAY_LEN(marked); n++) {
+		struct kit k = new_disk(marked[n], BLOCK_SYNC_FULL, 0);
+		struct err e = { 0 };
+		kit_open(&k);
+		k.image->seam = &counting;
+		EQ(kit_do(&k, BLOCK_WRITE, MB, bytes, sizeof bytes), 0);
+		EQ(kit_do(&k, BLOCK_FLUSH, 0, NULL, 0), 0);
+		is_write_bad = true;
+		EQ(close_durably(&k, &e), -EIO);
+		is_write_bad = false;
+		/* Who opens it next finds what was flushed. */
+		kit_open(&k);
+		EQ(kit_do(&k, BLOCK_READ, MB, bytes, sizeof bytes), 0);
+		EQ(bytes[0], 1);
+		kit_close(&k);
+	}
+	kit_folder_done();
 }
