@@ -57,6 +57,7 @@ struct block_request {
 	long step_result;
 	uint16_t n_retries; /* without progress */
 	bool is_parked;
+	bool has_sync; /* see block_sync_begin() */
 	uint8_t method;     /* which way of writing zeroes is being tried */
 	size_t n_cut_bytes; /* taken off the last iovec of the step, which goes further than the step does */
 	_Alignas(16) uint8_t scratch[BLOCK_SCRATCH_BYTES]; /* the format's own; zeroes when the request is submitted */

@@ -349,6 +349,8 @@ static void close_file(struct block_file *f)
 	}
 	fd_close(&f->buffered_fd);
 	fd_close(&f->fd);
+	(void)pthread_cond_destroy(&f->sync_is_over);
+	(void)pthread_mutex_destroy(&f->sync_lock);
 	free(f->path);
 	free(f);
 }

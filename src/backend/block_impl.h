@@ -101,6 +101,10 @@ struct block_file {
 	uint64_t n_bytes; /* when it was opened */
 	char *path;
 	_Atomic int sync_error; /* see block_file_synced() */
+	/* See block_sync_begin(). */
+	pthread_mutex_t sync_lock; /* a leaf, of the next two */
+	pthread_cond_t sync_is_over;
+	unsigned n_syncing;
 	/* Learned when the host refuses; never unlearned. */
 	_Atomic bool has_no_punch, has_no_zero_range, has_no_discard;
 };
@@ -143,6 +147,11 @@ int block_file_zero(const struct block_image *i, const struct block_file *f, uin
 /* What a SYNC's result means. The kernel tells of data that it could not write once, to whoever syncs first, and has
  * dropped them: so no later SYNC of the file succeeds. Any thread; block_step_run() and the engines ask it. */
 long block_file_synced(const struct block_image *i, const struct block_file *f, long result);
+/* One sync of a file at a time: the kernel gives an error to one of two that overlap, and tells the other that all is well. An
+ * engine that would not wait asks first, and if it may not, a thread that can wait does it. block_file_synced() comes
+ * before the end. */
+bool block_sync_begin(const struct block_image *i, const struct block_file *f);
+void block_sync_end(const struct block_image *i, const struct block_file *f);
 int block_file_size(const struct block_file *f, uint64_t *ret_n_bytes); /* now */
 
 /* --- the image --- */

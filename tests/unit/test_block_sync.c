@@ -115,6 +115,99 @@ TEST(without_sync_a_flush_asks_the_host_for_nothing)
 	}
 }
 
+/* --- what two are told --- */
+
+/* As the kernel does it: what could not be written is told once, to whoever comes first; and the sync that is told takes longer
+ * than another that began with it. */
+static struct {
+	pthread_mutex_t lock;
+	pthread_cond_t changed;
+	unsigned n_inside, n_max, n_done;
+	bool has_error;
+} kernel = { .lock = PTHREAD_MUTEX_INITIALIZER, .changed = PTHREAD_COND_INITIALIZER };
+
+/* Until n_done reaches n, or for a while. */
+static void wait_for_another(unsigned n)
+{
+	struct timespec end;
+	(void)clock_gettime(CLOCK_MONOTONIC, &end);
+	end.tv_nsec += 200 * 1000 * 1000;
+	end.tv_sec += end.tv_nsec / 1000000000;
+	end.tv_nsec %= 1000000000;
+	while (kernel.n_done < n && pthread_cond_clockwait(&kernel.changed, &kernel.lock, CLOCK_MONOTONIC, &end) != ETIMEDOUT)
+		;
+}
+
+static long tell_once(void *context, const struct block_step *s)
+{
+	if (s->op != BLOCK_STEP_SYNC)
+		return count(context, s);
+	(void)pthread_mutex_lock(&kernel.lock);
+	kernel.n_inside++;
+	kernel.n_max = kernel.n_inside > kernel.n_max ? kernel.n_inside : kernel.n_max;
+	bool is_told = kernel.has_error;
+	kernel.has_error = false;
+	if (is_told)
+		wait_for_another(1);
+	kernel.n_inside--;
+	kernel.n_done++;
+	(void)pthread_cond_broadcast(&kernel.changed);
+	(void)pthread_mutex_unlock(&kernel.lock);
+	return is_told ? -EIO : 0;
+}
+
+static const struct block_seam telling = { .execute = tell_once };
+
+TEST(each_flush_that_overlaps_a_failed_sync_fails)
+{
+	kit_folder_new(0);
+	for (size_t n = 0; n < ARRAY_LEN(types); n++) {
+		struct kit k = new_disk(types[n], BLOCK_SYNC_FULL, 0);
+		struct kit_op flushes[4] = { 0 };
+		uint8_t sector[512] = { 1 };
+		kit_open(&k);
+		k.image->seam = &telling;
+		EQ(kit_do(&k, BLOCK_WRITE, 0, sector, sizeof sector), 0);
+		EQ(kit_do(&k, BLOCK_FLUSH, 0, NULL, 0), 0);
+		kernel.n_done = kernel.n_max = 0;
+		kernel.has_error = true;
+		for (unsigned j = 0; j < ARRAY_LEN(flushes); j++)
+			kit_submit(&k, j % KIT_LANES, &flushes[j], BLOCK_FLUSH, 0, 0);
+		kit_wait(&k, flushes, ARRAY_LEN(flushes));
+		for (unsigned j = 0; j < ARRAY_LEN(flushes); j++)
+			EQ(flushes[j].result, -EIO);
+		EQ(kernel.n_max, 1);
+		kit_close(&k);
+	}
+	kit_folder_done();
+}
+
+/* The ring takes one, and workers wait for it with the others. */
+TEST(many_flushes_at_once_all_end)
+{
+	kit_folder_new(KIT_DIRECT);
+	for (size_t n = 0; n < ARRAY_LEN(types); n++) {
+		struct kit k = new_disk(types[n], BLOCK_SYNC_FULL, 0);
+		struct kit_op ops[24] = { 0 };
+		uint8_t sector[512] = { 1 };
+		kit_open(&k);
+		for (unsigned round = 0; round < 10; round++) {
+			for (unsigned j = 0; j < ARRAY_LEN(ops); j++) {
+				bool is_flush = j % 3 != 0;
+				ops[j].buffer = sector;
+				kit_submit(&k, j % KIT_LANES, &ops[j], is_flush ? BLOCK_FLUSH : BLOCK_WRITE,
+				           is_flush ? 0 : (round * 24 + j) * 4096ull, is_flush ? 0 : 512);
+			}
+			kit_wait(&k, ops, ARRAY_LEN(ops));
+			for (unsigned j = 0; j < ARRAY_LEN(ops); j++)
+				EQ(ops[j].result, 0);
+		}
+		EQ(k.image->file->n_syncing, 0);
+		kit_close(&k);
+	}
+	kit_folder_done();
+}
+
 /* --- the end --- */
 
 static int close_durably(struct kit *k, struct err *e)
