@@ -80,7 +80,7 @@ struct qcow2_table { /* L1, or the refcount table: whole in memory, in the host'
 
 struct qcow2_set { /* of clusters that hold L2 tables and refcount blocks */
 	uint64_t *slots, n_slots; /* a power of two, at least twice n; or 0 */
-	uint64_t n;
+	uint64_t n, seed;
 };
 
 struct qcow2_range {

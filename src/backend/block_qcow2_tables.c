@@ -11,6 +11,7 @@
 #include <assert.h>
 #include <errno.h>
 #include <stdlib.h>
+#include <sys/random.h>
 
 #define CLUSTER_BITS 48 /* of a file of 2^56 bytes in clusters of 512 */
 #define CLUSTER_MASK ((1ull << CLUSTER_BITS) - 1)
@@ -18,9 +19,19 @@
 #define MAX_NAMES (UINT64_MAX - CLUSTER_MASK) /* and it stays */
 #define MIN_SLOTS 64u
 
+/* The product's highest bits, with a factor that who made the image does not know: else all of its tables could be where they
+ * fall into one place. */
 static uint64_t place_of(const struct qcow2_set *s, uint64_t cluster)
 {
-	return (cluster * 0x9e3779b97f4a7c15ull) >> 20 & (s->n_slots - 1);
+	return (cluster * s->seed) >> (64 - __builtin_ctzll(s->n_slots));
+}
+
+static uint64_t new_seed(void)
+{
+	uint64_t seed;
+	if (getrandom(&seed, sizeof seed, GRND_NONBLOCK) != (ssize_t)sizeof seed)
+		seed = 0x9e3779b97f4a7c15ull;
+	return seed | 1;
 }
 
 /* The cluster's slot, or the empty one where it belongs. */
@@ -40,7 +51,7 @@ static uint64_t cluster_at(const struct qcow2 *q, uint64_t offset)
 
 int qcow2_tables_reserve(struct qcow2 *q, uint64_t n)
 {
-	struct qcow2_set *s = &q->tables, larger = { .n_slots = MIN_SLOTS, .n = s->n };
+	struct qcow2_set *s = &q->tables, larger = { .n_slots = MIN_SLOTS, .n = s->n, .seed = s->seed };
 	while (larger.n_slots < 2 * (s->n + n))
 		larger.n_slots *= 2;
 	if (larger.n_slots <= s->n_slots)
@@ -49,6 +60,8 @@ int qcow2_tables_reserve(struct qcow2 *q, uint64_t n)
 	int rc = block_charge(q->image, (larger.n_slots - s->n_slots) * sizeof *s->slots, &e);
 	if (rc < 0)
 		return rc;
+	if (!larger.seed)
+		larger.seed = new_seed();
 	larger.slots = calloc((size_t)larger.n_slots, sizeof *larger.slots);
 	if (!larger.slots)
 		return -ENOMEM;
