@@ -72,10 +72,10 @@ _varan_options() { # context
 	'ch-remote shutdown-vmm') REPLY='--help ' ;;
 	'ch-remote snapshot') REPLY='--help ' ;;
 	'varan image') REPLY='--help ' ;;
-	'varan image create') REPLY='--format --backing --backing-format --cluster-size --compression --extended-l2 --lazy-refcounts --preallocation --force --progress --quiet --help ' ;;
+	'varan image create') REPLY='--format --backing --backing-format --subformat --cluster-size --compression --extended-l2 --lazy-refcounts --preallocation --force --progress --quiet --help ' ;;
 	'varan image info') REPLY='--format --backing-files --force-share --json --help ' ;;
 	'varan image check') REPLY='--format --repair --json --help ' ;;
-	'varan image convert') REPLY='--from --to --compress --cluster-size --compression --extended-l2 --lazy-refcounts --backing-files --force --progress --quiet --help ' ;;
+	'varan image convert') REPLY='--from --to --compress --subformat --cluster-size --compression --extended-l2 --lazy-refcounts --backing-files --force --progress --quiet --help ' ;;
 	'varan image resize') REPLY='--format --backing-files --help ' ;;
 	'varan image commit') REPLY='--progress --quiet --help ' ;;
 	'varan doctor') REPLY='--json' ;;
@@ -95,7 +95,7 @@ _varan_takes() { # context, option; no option: the first bare word, with + the n
 	'varan --memory') REPLY='size= mergeable=on|off hotplug_method=acpi|virtio-mem hotplug_size= hotplugged_size= shared=on|off hugepages=on|off hugepage_size= prefault=on|off reserve=on|off thp=on|off' ;;
 	'varan --memory-zone') REPLY='+id= size= file=@ shared=on|off hugepages=on|off hugepage_size= host_numa_node= hotplug_size= hotplugged_size= prefault=on|off reserve=on|off' ;;
 	'varan --rate-limit-group') REPLY='+id= bw_size= bw_one_time_burst= bw_refill_time= ops_size= ops_one_time_burst= ops_refill_time=' ;;
-	'varan --disk') REPLY='+path=@ readonly=on|off direct=on|off iommu=on|off queue_size= num_queues= vhost_user=on|off socket=@ id= _disable_io_uring=on|off _disable_aio=on|off pci_segment= pci_device_id= rate_limit_group= bw_size= bw_one_time_burst= bw_refill_time= ops_size= ops_one_time_burst= ops_refill_time= serial= queue_affinity= backing_files=on|off sparse=on|off image_type=raw|qcow2|vhd|vhdx|vmdk lock_granularity=byte-range|full' ;;
+	'varan --disk') REPLY='+path=@ readonly=on|off direct=on|off iommu=on|off queue_size= num_queues= vhost_user=on|off socket=@ id= _disable_io_uring=on|off _disable_aio=on|off pci_segment= pci_device_id= rate_limit_group= bw_size= bw_one_time_burst= bw_refill_time= ops_size= ops_one_time_burst= ops_refill_time= serial= queue_affinity= backing_files=on|off sparse=on|off image_type=raw|qcow2|vhd|vhdx|vmdk lock_granularity=byte-range|full sync=full|relaxed|none' ;;
 	'varan --net') REPLY='+tap= ip= mask= mac= host_mac= offload_tso=on|off offload_ufo=on|off offload_csum=on|off mtu= iommu=on|off queue_size= num_queues= vhost_user=on|off socket=@ vhost_mode=client|server id= fd= pci_segment= pci_device_id= bw_size= bw_one_time_burst= bw_refill_time= ops_size= ops_one_time_burst= ops_refill_time=' ;;
 	'varan --rng') REPLY='src=@ iommu=on|off' ;;
 	'varan --balloon') REPLY='size= deflate_on_oom=on|off free_page_reporting=on|off id= pci_segment= pci_device_id= iommu=on|off' ;;
@@ -138,7 +138,7 @@ _varan_takes() { # context, option; no option: the first bare word, with + the n
 	'cloud-hypervisor --memory') REPLY='size= mergeable=on|off hotplug_method=acpi|virtio-mem hotplug_size= hotplugged_size= shared=on|off hugepages=on|off hugepage_size= prefault=on|off reserve=on|off thp=on|off' ;;
 	'cloud-hypervisor --memory-zone') REPLY='+id= size= file=@ shared=on|off hugepages=on|off hugepage_size= host_numa_node= hotplug_size= hotplugged_size= prefault=on|off reserve=on|off' ;;
 	'cloud-hypervisor --rate-limit-group') REPLY='+id= bw_size= bw_one_time_burst= bw_refill_time= ops_size= ops_one_time_burst= ops_refill_time=' ;;
-	'cloud-hypervisor --disk') REPLY='+path=@ readonly=on|off direct=on|off iommu=on|off queue_size= num_queues= vhost_user=on|off socket=@ id= _disable_io_uring=on|off _disable_aio=on|off pci_segment= pci_device_id= rate_limit_group= bw_size= bw_one_time_burst= bw_refill_time= ops_size= ops_one_time_burst= ops_refill_time= serial= queue_affinity= backing_files=on|off sparse=on|off image_type=raw|qcow2|vhd|vhdx|vmdk lock_granularity=byte-range|full' ;;
+	'cloud-hypervisor --disk') REPLY='+path=@ readonly=on|off direct=on|off iommu=on|off queue_size= num_queues= vhost_user=on|off socket=@ id= _disable_io_uring=on|off _disable_aio=on|off pci_segment= pci_device_id= rate_limit_group= bw_size= bw_one_time_burst= bw_refill_time= ops_size= ops_one_time_burst= ops_refill_time= serial= queue_affinity= backing_files=on|off sparse=on|off image_type=raw|qcow2|vhd|vhdx|vmdk lock_granularity=byte-range|full sync=full|relaxed|none' ;;
 	'cloud-hypervisor --net') REPLY='+tap= ip= mask= mac= host_mac= offload_tso=on|off offload_ufo=on|off offload_csum=on|off mtu= iommu=on|off queue_size= num_queues= vhost_user=on|off socket=@ vhost_mode=client|server id= fd= pci_segment= pci_device_id= bw_size= bw_one_time_burst= bw_refill_time= ops_size= ops_one_time_burst= ops_refill_time=' ;;
 	'cloud-hypervisor --rng') REPLY='src=@ iommu=on|off' ;;
 	'cloud-hypervisor --balloon') REPLY='size= deflate_on_oom=on|off free_page_reporting=on|off id= pci_segment= pci_device_id= iommu=on|off' ;;
@@ -183,7 +183,7 @@ _varan_takes() { # context, option; no option: the first bare word, with + the n
 	'varan remote add-device --json') REPLY='-' ;;
 	'varan remote add-device --timeout') REPLY='' ;;
 	'varan remote add-device --help') REPLY='-' ;;
-	'varan remote add-disk ') REPLY='path=@ readonly=on|off direct=on|off iommu=on|off queue_size= num_queues= vhost_user=on|off socket=@ id= _disable_io_uring=on|off _disable_aio=on|off pci_segment= pci_device_id= rate_limit_group= bw_size= bw_one_time_burst= bw_refill_time= ops_size= ops_one_time_burst= ops_refill_time= serial= queue_affinity= backing_files=on|off sparse=on|off image_type=raw|qcow2|vhd|vhdx|vmdk lock_granularity=byte-range|full' ;;
+	'varan remote add-disk ') REPLY='path=@ readonly=on|off direct=on|off iommu=on|off queue_size= num_queues= vhost_user=on|off socket=@ id= _disable_io_uring=on|off _disable_aio=on|off pci_segment= pci_device_id= rate_limit_group= bw_size= bw_one_time_burst= bw_refill_time= ops_size= ops_one_time_burst= ops_refill_time= serial= queue_affinity= backing_files=on|off sparse=on|off image_type=raw|qcow2|vhd|vhdx|vmdk lock_granularity=byte-range|full sync=full|relaxed|none' ;;
 	'varan remote add-disk --api-socket') REPLY='@' ;;
 	'varan remote add-disk --json') REPLY='-' ;;
 	'varan remote add-disk --timeout') REPLY='' ;;
@@ -338,7 +338,7 @@ _varan_takes() { # context, option; no option: the first bare word, with + the n
 	'ch-remote ') REPLY='add-device add-disk add-fs add-generic-vhost-user add-net add-pmem add-user-device add-vdpa add-vsock boot coredump counters create delete info nmi pause ping power-button reboot receive-migration remove-device resize resize-disk resize-zone restore resume send-migration shutdown shutdown-vmm snapshot ' ;;
 	'ch-remote add-device ') REPLY='fd= path=@ iommu=on|off id= pci_segment= pci_device_id= x_nv_gpudirect_clique= x_exclude_mmap_bars=' ;;
 	'ch-remote add-device --help') REPLY='-' ;;
-	'ch-remote add-disk ') REPLY='path=@ readonly=on|off direct=on|off iommu=on|off queue_size= num_queues= vhost_user=on|off socket=@ id= _disable_io_uring=on|off _disable_aio=on|off pci_segment= pci_device_id= rate_limit_group= bw_size= bw_one_time_burst= bw_refill_time= ops_size= ops_one_time_burst= ops_refill_time= serial= queue_affinity= backing_files=on|off sparse=on|off image_type=raw|qcow2|vhd|vhdx|vmdk lock_granularity=byte-range|full' ;;
+	'ch-remote add-disk ') REPLY='path=@ readonly=on|off direct=on|off iommu=on|off queue_size= num_queues= vhost_user=on|off socket=@ id= _disable_io_uring=on|off _disable_aio=on|off pci_segment= pci_device_id= rate_limit_group= bw_size= bw_one_time_burst= bw_refill_time= ops_size= ops_one_time_burst= ops_refill_time= serial= queue_affinity= backing_files=on|off sparse=on|off image_type=raw|qcow2|vhd|vhdx|vmdk lock_granularity=byte-range|full sync=full|relaxed|none' ;;
 	'ch-remote add-disk --help') REPLY='-' ;;
 	'ch-remote add-fs ') REPLY='tag= socket=@ queue_size= num_queues= id= pci_segment= pci_device_id=' ;;
 	'ch-remote add-fs --help') REPLY='-' ;;
@@ -395,6 +395,7 @@ _varan_takes() { # context, option; no option: the first bare word, with + the n
 	'varan image create --format') REPLY='raw qcow2 vhd vhdx vmdk' ;;
 	'varan image create --backing') REPLY='@' ;;
 	'varan image create --backing-format') REPLY='raw qcow2 vhd vhdx vmdk' ;;
+	'varan image create --subformat') REPLY='dynamic fixed monolithicSparse monolithicFlat twoGbMaxExtentSparse twoGbMaxExtentFlat streamOptimized' ;;
 	'varan image create --cluster-size') REPLY='' ;;
 	'varan image create --compression') REPLY='zlib zstd' ;;
 	'varan image create --extended-l2') REPLY='-' ;;
@@ -419,6 +420,7 @@ _varan_takes() { # context, option; no option: the first bare word, with + the n
 	'varan image convert --from') REPLY='raw qcow2 vhd vhdx vmdk' ;;
 	'varan image convert --to') REPLY='raw qcow2 vhd vhdx vmdk' ;;
 	'varan image convert --compress') REPLY='-' ;;
+	'varan image convert --subformat') REPLY='dynamic fixed monolithicSparse monolithicFlat twoGbMaxExtentSparse twoGbMaxExtentFlat streamOptimized' ;;
 	'varan image convert --cluster-size') REPLY='' ;;
 	'varan image convert --compression') REPLY='zlib zstd' ;;
 	'varan image convert --extended-l2') REPLY='-' ;;

@@ -57,12 +57,22 @@ struct block_request {
 	long step_result;
 	uint16_t n_retries; /* without progress */
 	bool is_parked;
+	bool has_sync; /* see block_sync_begin() */
 	uint8_t method;     /* which way of writing zeroes is being tried */
 	size_t n_cut_bytes; /* taken off the last iovec of the step, which goes further than the step does */
 	_Alignas(16) uint8_t scratch[BLOCK_SCRATCH_BYTES]; /* the format's own; zeroes when the request is submitted */
 };
 
 enum block_type { BLOCK_TYPE_AUTO, BLOCK_TYPE_RAW, BLOCK_TYPE_QCOW2, BLOCK_TYPE_VHD, BLOCK_TYPE_VHDX, BLOCK_TYPE_VMDK };
+
+/* What a flush is worth, with libkrun's names for it, though not its numbers: what nobody sets is safe. */
+enum block_sync {
+	BLOCK_SYNC_FULL,
+	BLOCK_SYNC_RELAXED, /* may stay in the drive's own cache on hosts that can say so; on Linux, FULL */
+	/* Flushes succeed and nothing is ever synced, at the end neither. All writes are in the order that keeps the image
+	 * sound when the process dies; a host that dies may leave anything. */
+	BLOCK_SYNC_NONE,
+};
 
 struct block_params {
 	const char *path;
@@ -77,6 +87,7 @@ struct block_params {
 	bool is_alone;
 	bool is_for_check; /* opening changes nothing, even where the image was not closed in order or is marked as corrupt */
 	bool has_no_lock;  /* read only, while others may be writing: what is read may be out of date, or wrong */
+	enum block_sync sync;
 	const struct log *log;
 };
 
@@ -159,10 +170,22 @@ enum block_preallocation {
 	BLOCK_PREALLOCATE_FULL,     /* zeroes are written */
 };
 
+/* Kinds of VHD, VHDX and VMDK images, with qemu-img's names for them. */
+enum block_subformat {
+	BLOCK_SUBFORMAT_DEFAULT, /* DYNAMIC, MONOLITHIC_SPARSE */
+	BLOCK_SUBFORMAT_DYNAMIC, BLOCK_SUBFORMAT_FIXED, /* VHD, VHDX */
+	/* VMDK. FLAT and TWO_GB have their data in files beside the image, which are named after it. */
+	BLOCK_SUBFORMAT_MONOLITHIC_SPARSE, BLOCK_SUBFORMAT_MONOLITHIC_FLAT,
+	BLOCK_SUBFORMAT_TWO_GB_SPARSE, BLOCK_SUBFORMAT_TWO_GB_FLAT,
+};
+
 struct block_create_params {
 	const char *path;
-	bool may_replace; /* an existing regular file that nobody uses; else -EEXIST, as for one that appears meanwhile */
+	/* An existing regular file that nobody uses, with its mode; else -EEXIST, as for one that appears meanwhile. Never a
+	 * file beside the image. */
+	bool may_replace;
 	enum block_type type;
+	enum block_subformat subformat;
 	uint64_t n_bytes; /* rounded up to 512 */
 	enum block_preallocation preallocation;
 	/* qcow2 only */
@@ -173,8 +196,8 @@ struct block_create_params {
 	struct block_progress progress;
 };
 
-/* Makes an image, whole or not at all: it gets its name when it is complete and durable. Only what fails behind that, to make
- * the name durable, leaves it. */
+/* Makes an image, whole or not at all: it gets its name when it is complete and durable, and the mode that the process
+ * gives to new files. Only what fails behind that, to make the name durable, leaves it. */
 int block_create(const struct block_create_params *p, struct err *e);
 /* The same, with what the source's disk holds, backing files included; p->n_bytes is the source's. Zeroes become holes. */
 int block_convert(struct block_image *source, const struct block_create_params *p, struct err *e);

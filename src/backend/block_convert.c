@@ -69,7 +69,7 @@ static int copy_disk(const struct block_writer_format *f, struct block_writer *w
 		uint64_t n_zero;
 		rc = block_progress_step(&w->p->progress, at, w->n_bytes);
 		if (rc < 0)
-			return err_set(e, ECANCELED, "'%s' is not made: the work was stopped", w->p->path);
+			return block_write_stopped(w->p, e);
 		rc = zero_run(c->source, at, min_u64(w->n_bytes - at, MAX_RUN_BYTES), &n_zero);
 		if (rc < 0)
 			return err_set_errno(e, -rc, "cannot read '%s'", c->source->file->path);
@@ -83,6 +83,8 @@ static int copy_disk(const struct block_writer_format *f, struct block_writer *w
 		if (rc < 0)
 			return err_set_errno(e, -rc, "cannot read '%s'", c->source->file->path);
 		rc = f->write(w, at, c->bytes, BLOCK_COPY_BYTES);
+		if (rc == -ECANCELED)
+			return block_write_stopped(w->p, e);
 		if (rc < 0)
 			return err_set_errno(e, -rc, "cannot write '%s'", w->p->path);
 		at += BLOCK_COPY_BYTES;

@@ -19,11 +19,13 @@
 #include <sys/ioctl.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <time.h>
 #include <unistd.h>
 
 #define SECTOR_BYTES 512u
 #define MAX_DIRECT_ALIGN 4096u
 #define MAX_RETRIES 1000
+#define MAX_SYNC_WAIT_S 30
 
 /* --- opening --- */
 
@@ -183,6 +185,8 @@ int block_add_file(struct block_image *i, const struct block_file_params *p, str
 	}
 	f->fd = f->buffered_fd = -1;
 	f->index = top->n_files;
+	(void)pthread_mutex_init(&f->sync_lock, NULL);
+	(void)pthread_cond_init(&f->sync_is_over, NULL);
 	top->files[top->n_files++] = f; /* block_close() ends it, whatever comes */
 	int rc = open_file(i, f, p, e);
 	if (rc >= 0)
@@ -224,6 +228,42 @@ long block_file_synced(const struct block_image *i, const struct block_file *f, 
 	return error ? error : result;
 }
 
+bool block_sync_begin(const struct block_image *i, const struct block_file *f)
+{
+	struct block_file *own = i->top->files[f->index];
+	(void)pthread_mutex_lock(&own->sync_lock);
+	bool is_free = !own->n_syncing;
+	own->n_syncing += is_free;
+	(void)pthread_mutex_unlock(&own->sync_lock);
+	return is_free;
+}
+
+void block_sync_end(const struct block_image *i, const struct block_file *f)
+{
+	struct block_file *own = i->top->files[f->index];
+	(void)pthread_mutex_lock(&own->sync_lock);
+	assert(own->n_syncing);
+	own->n_syncing--;
+	(void)pthread_cond_signal(&own->sync_is_over);
+	(void)pthread_mutex_unlock(&own->sync_lock);
+}
+
+/* For threads that may wait. One that must not, as there is no thread at all to do it, could be waiting for itself: hence the
+ * bound, after which two overlap. */
+static void wait_to_sync(const struct block_image *i, const struct block_file *f)
+{
+	struct block_file *own = i->top->files[f->index];
+	struct timespec end;
+	(void)clock_gettime(CLOCK_MONOTONIC, &end);
+	end.tv_sec += MAX_SYNC_WAIT_S;
+	(void)pthread_mutex_lock(&own->sync_lock);
+	int rc = 0;
+	while (own->n_syncing && rc != ETIMEDOUT)
+		rc = pthread_cond_clockwait(&own->sync_is_over, &own->sync_lock, CLOCK_MONOTONIC, &end);
+	own->n_syncing++;
+	(void)pthread_mutex_unlock(&own->sync_lock);
+}
+
 static long run_step(const struct block_step *s)
 {
 	int fd = s->is_buffered ? s->file->buffered_fd : s->file->fd;
@@ -256,8 +296,14 @@ static long run_step(const struct block_step *s)
 long block_step_run(const struct block_image *i, const struct block_step *s)
 {
 	const struct block_seam *seam = i->top->seam;
-	long n = seam ? seam->execute(seam->context, s) : run_step(s);
-	return s->op == BLOCK_STEP_SYNC ? block_file_synced(i, s->file, n) : n;
+	if (s->op == BLOCK_STEP_SYNC && i->top->has_no_sync)
+		return 0;
+	if (s->op != BLOCK_STEP_SYNC)
+		return seam ? seam->execute(seam->context, s) : run_step(s);
+	wait_to_sync(i, s->file);
+	long n = block_file_synced(i, s->file, seam ? seam->execute(seam->context, s) : run_step(s));
+	block_sync_end(i, s->file);
+	return n;
 }
 
 long block_step_execute(struct block_request *r)

@@ -246,6 +246,7 @@ static struct block_image *new_image(const struct block_params *p, const struct 
 	i->top = i;
 	i->has_no_io_uring = p->has_no_io_uring;
 	i->has_no_lock = p->has_no_lock && p->is_readonly;
+	i->has_no_sync = p->sync == BLOCK_SYNC_NONE;
 	i->log = p->log ? *p->log : (struct log){ .sink = NULL, .object = "disk" };
 	(void)pthread_mutex_init(&i->lock, NULL);
 	return i;
@@ -348,6 +349,8 @@ static void close_file(struct block_file *f)
 	}
 	fd_close(&f->buffered_fd);
 	fd_close(&f->fd);
+	(void)pthread_cond_destroy(&f->sync_is_over);
+	(void)pthread_mutex_destroy(&f->sync_lock);
 	free(f->path);
 	free(f);
 }

@@ -101,6 +101,10 @@ struct block_file {
 	uint64_t n_bytes; /* when it was opened */
 	char *path;
 	_Atomic int sync_error; /* see block_file_synced() */
+	/* See block_sync_begin(). */
+	pthread_mutex_t sync_lock; /* a leaf, of the next two */
+	pthread_cond_t sync_is_over;
+	unsigned n_syncing;
 	/* Learned when the host refuses; never unlearned. */
 	_Atomic bool has_no_punch, has_no_zero_range, has_no_discard;
 };
@@ -136,13 +140,18 @@ int block_file_read_padded(const struct block_image *i, const struct block_file 
                            uint64_t offset_bytes);
 int block_file_write(const struct block_image *i, const struct block_file *f, const void *bytes, size_t n_bytes,
                      uint64_t offset_bytes);
-int block_file_sync(const struct block_image *i, const struct block_file *f);
+int block_file_sync(const struct block_image *i, const struct block_file *f); /* nothing with BLOCK_SYNC_NONE */
 /* Writes zeroes: directly where the file is and the range is aligned, unless the caller wants it buffered. */
 int block_file_zero(const struct block_image *i, const struct block_file *f, uint64_t offset_bytes, uint64_t n_bytes,
                     bool is_buffered);
 /* What a SYNC's result means. The kernel tells of data that it could not write once, to whoever syncs first, and has
  * dropped them: so no later SYNC of the file succeeds. Any thread; block_step_run() and the engines ask it. */
 long block_file_synced(const struct block_image *i, const struct block_file *f, long result);
+/* One sync of a file at a time: the kernel gives an error to one of two that overlap, and tells the other that all is well. An
+ * engine that would not wait asks first, and if it may not, a thread that can wait does it. block_file_synced() comes
+ * before the end. */
+bool block_sync_begin(const struct block_image *i, const struct block_file *f);
+void block_sync_end(const struct block_image *i, const struct block_file *f);
 int block_file_size(const struct block_file *f, uint64_t *ret_n_bytes); /* now */
 
 /* --- the image --- */
@@ -171,6 +180,7 @@ struct block_image {
 	_Atomic uint64_t n_disk_bytes; /* limits.n_bytes, which resizing changes under running lanes */
 	bool has_no_io_uring;
 	bool has_no_lock;            /* the top's: see block_params */
+	bool has_no_sync;            /* the top's: BLOCK_SYNC_NONE */
 	char *backing_name, *backing_format; /* as they stand in the image; NULL: not there */
 	bool was_probed;             /* the format was not named: see block_params.image_type */
 	const struct block_seam *seam; /* the top's */

@@ -50,6 +50,13 @@ static void give_bounce(struct block_lane *lane, struct block_request *r)
 	wake_waiting(lane, 1);
 }
 
+static void end_sync(struct block_request *r)
+{
+	if (r->has_sync)
+		block_sync_end(r->lane->image, r->step.file);
+	r->has_sync = false;
+}
+
 static void complete(struct block_lane *lane, struct block_request *r)
 {
 	assert(lane->n_in_flight > 0);
@@ -71,6 +78,7 @@ void block_lane_step_done(struct block_lane *lane, struct block_request *r, long
 {
 	bool is_woken = r->is_parked;
 	r->is_parked = false;
+	end_sync(r);
 	bool is_done = !is_woken && lane->image->format->finish(lane, r, result);
 	/* Who waited for the buffer comes first. */
 	give_bounce(lane, r);
@@ -140,6 +148,9 @@ static bool run_step(struct block_lane *lane, struct block_request *r)
 {
 	bool is_for_ring = lane->engine == BLOCK_ENGINE_URING && r->step.op != BLOCK_STEP_DISCARD_DEVICE &&
 	                   r->step.op != BLOCK_STEP_CALL && !lane->image->seam;
+	/* What somebody else is syncing just now is waited for, by a worker. */
+	if (is_for_ring && r->step.op == BLOCK_STEP_SYNC)
+		is_for_ring = r->has_sync = block_sync_begin(lane->image, r->step.file);
 	if (is_for_ring)
 		return block_uring_push(lane, r);
 	open_workers(lane);
@@ -155,6 +166,7 @@ static void advance(struct block_lane *lane)
 	while (!block_fifo_is_empty(&lane->ready) && has_room(lane)) {
 		struct block_request *r = block_fifo_pop(&lane->ready);
 		give_bounce(lane, r); /* of a step that was never carried out */
+		end_sync(r);
 		enum block_next next = lane->image->format->prepare(lane, r);
 		if (next == BLOCK_NEXT_DONE) {
 			complete(lane, r);
@@ -283,7 +295,7 @@ void block_submit(struct block_lane *lane, struct block_request *r)
 	r->n_retries = 0;
 	r->method = 0;
 	r->n_cut_bytes = 0;
-	r->is_parked = false;
+	r->is_parked = r->has_sync = false;
 	memset(r->scratch, 0, sizeof r->scratch);
 	lane->n_in_flight++;
 	block_fifo_push(&lane->ready, r);

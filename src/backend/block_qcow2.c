@@ -26,7 +26,8 @@
  * Zero clusters, discards. Whole clusters: the entries change, and no data is written. Parts of clusters: zeroes are
  * written like data, and discards are left out.
  *
- * A flush is one sync when no table changed, else a commit, whose syncs make data durable too.
+ * A flush is one sync when no table changed, else a commit, whose syncs make data durable too. Where nothing is to be synced
+ * (BLOCK_SYNC_NONE) a commit is its writes, in their order: sound for whoever reads the file, unless the host dies.
  *
  * A look-up's result stays true while its request holds the image (block_hold()): a place is used for something else only
  * after all who may have looked it up before it was given up have let go. Reads hold it, and writes in place: what others
@@ -468,6 +469,8 @@ static enum block_next prepare_flush(struct qcow2 *q, struct block_request *r)
 		return take_turn(q, r, commit_call);
 	}
 	block_unlock(q->image);
+	if (q->image->has_no_sync)
+		return done(q, r, 0);
 	r->step = (struct block_step){ .op = BLOCK_STEP_SYNC, .file = q->file };
 	return BLOCK_NEXT_STEP;
 }

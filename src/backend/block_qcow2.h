@@ -78,6 +78,11 @@ struct qcow2_table { /* L1, or the refcount table: whole in memory, in the host'
 	uint64_t first_dirty, end_dirty; /* empty when equal */
 };
 
+struct qcow2_set { /* of clusters that hold L2 tables and refcount blocks */
+	uint64_t *slots, n_slots; /* a power of two, at least twice n; or 0 */
+	uint64_t n, seed;
+};
+
 struct qcow2_range {
 	uint64_t first, n; /* guest clusters */
 };
@@ -126,6 +131,7 @@ struct qcow2 {
 	/* Under the image's lock. Changed by who has the turn, or when nobody has it. */
 	struct qcow2_table l1, refcount_table;
 	struct qcow2_cache l2, refcounts;
+	struct qcow2_set tables;
 	uint64_t end_cluster;  /* nothing is or ever was behind */
 	uint64_t free_hint;    /* nothing is free before */
 	struct qcow2_free_list unlinked, draining;
@@ -219,10 +225,18 @@ int qcow2_find(struct qcow2 *q, uint64_t offset_bytes, uint64_t n_bytes, bool ca
 int qcow2_map(struct block_image *i, uint64_t offset_bytes, uint64_t n_bytes, bool can_block,
               struct block_extent *ret_x);
 int qcow2_read_packed(struct block_image *i, const struct block_extent *x, uint8_t *ret_bytes);
-/* A guest's write must not land in what describes the image. */
-bool qcow2_is_in_tables(const struct qcow2 *q, uint64_t offset, uint64_t n_bytes);
 /* Logs it once. -EIO. */
 int qcow2_corrupt(struct qcow2 *q, const char *what, uint64_t where);
+
+/* --- block_qcow2_tables.c; locked --- */
+
+/* A guest's write must not land in what describes the image, and nothing that it gives up frees it. */
+bool qcow2_is_in_tables(const struct qcow2 *q, uint64_t offset, uint64_t n_bytes);
+int qcow2_tables_build(struct qcow2 *q); /* from all that the L1 table and the refcount table name. 0 or a negative errno */
+int qcow2_tables_reserve(struct qcow2 *q, uint64_t n); /* so many can be added. 0 or a negative errno */
+void qcow2_tables_add(struct qcow2 *q, uint64_t offset); /* somebody's entry names a table there from now on */
+void qcow2_tables_remove(struct qcow2 *q, uint64_t offset);
+void qcow2_tables_done(struct qcow2 *q);
 
 /* --- block_qcow2_refcount.c; locked, and as said of can_block --- */
 

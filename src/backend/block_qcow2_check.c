@@ -428,6 +428,11 @@ int qcow2_check(struct block_image *i, enum block_repair repair, struct block_ch
 	int rc = make_ready(q, e);
 	if (rc >= 0)
 		rc = check(q, repair, &c, e);
+	/* Repairs have changed what names what. */
+	block_lock(i);
+	if (rc >= 0 && repair != BLOCK_REPAIR_NOTHING && qcow2_tables_build(q) < 0)
+		rc = err_set(e, ENOMEM, "no memory for the tables of '%s'", q->file->path);
+	block_unlock(i);
 	qcow2_turn_give(q);
 	if (rc >= 0)
 		*ret_c = c;

@@ -95,6 +95,8 @@ static int qcow2_new_open(struct block_writer *w, struct err *e)
 {
 	const struct block_create_params *p = w->p;
 	uint64_t cluster_bytes = p->cluster_bytes ? p->cluster_bytes : DEFAULT_CLUSTER_BYTES;
+	if (p->subformat != BLOCK_SUBFORMAT_DEFAULT)
+		return err_set(e, EINVAL, "cannot create '%s': qcow2 images are all of one kind", p->path);
 	int rc = check_cluster(p, cluster_bytes, e);
 	if (rc >= 0)
 		rc = check_backing(p, cluster_bytes, e);
@@ -296,7 +298,8 @@ static int preallocate(struct qcow2_new *n)
 			rc = set_entry(n, k, (struct qcow2_entry){ .bitmap = ALL_SUBCLUSTERS,
 				.descriptor = (first + k) << n->cluster_bits | QCOW2_OFLAG_COPIED });
 	}
-	return rc < 0 ? rc : block_write_preallocate(n->w, first << n->cluster_bits, n_clusters << n->cluster_bits);
+	return rc < 0 ? rc : block_write_preallocate(n->w, n->w->fd, first << n->cluster_bits,
+	                                                n_clusters << n->cluster_bits, 0);
 }
 
 static int write_refcounts(struct qcow2_new *n, uint64_t *ret_offset, uint32_t *ret_n_clusters)

@@ -100,18 +100,6 @@ enum qcow2_kind qcow2_entry_kind(const struct qcow2 *q, struct qcow2_entry entry
 
 /* --- runs --- */
 
-static bool overlaps(uint64_t a, uint64_t n_a, uint64_t b, uint64_t n_b)
-{
-	return a < b + n_b && b < a + n_a;
-}
-
-bool qcow2_is_in_tables(const struct qcow2 *q, uint64_t offset, uint64_t n_bytes)
-{
-	return offset < q->cluster_bytes ||
-	       overlaps(offset, n_bytes, q->l1.offset_bytes, q->l1.n * 8) ||
-	       overlaps(offset, n_bytes, q->refcount_table.offset_bytes, q->refcount_table.n * 8);
-}
-
 static const enum block_extent_kind extent_kinds[] = {
 	[QCOW2_UNALLOCATED] = BLOCK_EXTENT_HOLE,
 	[QCOW2_ZERO] = BLOCK_EXTENT_ZERO,

@@ -442,7 +442,13 @@ int qcow2_open(struct block_image *i, const struct block_params *p, struct err *
 		return rc;
 	set_limits(q, p);
 	i->n_disk_bytes = q->size_bytes;
-	return p->is_readonly || p->is_for_check ? 0 : prepare_writing(q, e);
+	if (p->is_readonly || p->is_for_check)
+		return 0;
+	rc = prepare_writing(q, e);
+	if (rc < 0)
+		return rc;
+	rc = qcow2_tables_build(q);
+	return rc < 0 ? err_set_errno(e, -rc, "cannot open '%s' for writing: no room for a list of its tables", p->path) : 0;
 }
 
 void qcow2_info(const struct block_image *i, struct block_info *info)
@@ -473,6 +479,7 @@ void qcow2_close(struct block_image *i)
 	qcow2_cache_done(&q->refcounts);
 	free(q->l1.entries);
 	free(q->refcount_table.entries);
+	qcow2_tables_done(q);
 	free(q->unlinked.runs);
 	free(q->draining.runs);
 	(void)pthread_cond_destroy(&q->turn_is_free);

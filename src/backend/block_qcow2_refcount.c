@@ -224,10 +224,9 @@ static int grow_table(struct qcow2 *q, uint64_t table_index)
 	uint64_t *entries = zeroed(g.n_entries * 8);
 	uint8_t *block = zeroed(q->cluster_bytes), *table = zeroed(g.n_entries * 8);
 	struct qcow2_table *t = &q->refcount_table;
-	if (!entries || !block || !table) {
-		rc = -ENOMEM;
+	rc = entries && block && table ? qcow2_tables_reserve(q, g.n_blocks) : -ENOMEM;
+	if (rc < 0)
 		goto out;
-	}
 	memcpy(entries, t->entries, (size_t)t->n * 8);
 	for (uint64_t b = 0; b < g.n_blocks; b++)
 		entries[(g.start >> q->block_bits) + b] = (g.start + b) << q->cluster_bits;
@@ -242,6 +241,8 @@ static int grow_table(struct qcow2 *q, uint64_t table_index)
 	*t = (struct qcow2_table){ .entries = entries, .n = g.n_entries,
 		                   .offset_bytes = (g.start + g.n_blocks) << q->cluster_bits };
 	entries = old_entries;
+	for (uint64_t b = 0; b < g.n_blocks; b++)
+		qcow2_tables_add(q, (g.start + b) << q->cluster_bits);
 	q->end_cluster = max_u64(q->end_cluster, g.start + g.n_blocks + g.n_table);
 	(void)qcow2_free_later(q, old, n_old); /* without room it is lost to the file, as after a crash */
 out:
@@ -299,7 +300,9 @@ static int make_block(struct qcow2 *q, uint64_t place, uint64_t table_index)
 		table_index = own;
 		set_count_in(q, block, place & (block_entries(q) - 1), 1);
 	}
-	int rc = write_unlocked(q, block, q->cluster_bytes, place << q->cluster_bits);
+	int rc = qcow2_tables_reserve(q, 1);
+	if (rc >= 0)
+		rc = write_unlocked(q, block, q->cluster_bytes, place << q->cluster_bits);
 	free(block);
 	if (rc >= 0 && !is_own)
 		rc = qcow2_refcount_set(q, place, 1, true);
@@ -308,6 +311,7 @@ static int make_block(struct qcow2 *q, uint64_t place, uint64_t table_index)
 	qcow2_cache_drop(&q->refcounts, place << q->cluster_bits, q->cluster_bytes);
 	q->refcount_table.entries[table_index] = place << q->cluster_bits;
 	qcow2_table_dirty(&q->refcount_table, table_index);
+	qcow2_tables_add(q, place << q->cluster_bits);
 	q->end_cluster = max_u64(q->end_cluster, place + 1);
 	return 0;
 }

@@ -22,7 +22,9 @@ int qcow2_l2_make(struct qcow2 *q, uint64_t l1_index)
 	uint8_t *table = calloc(1, (size_t)q->cluster_bytes);
 	if (!table)
 		return -ENOMEM;
-	int rc = qcow2_alloc(q, 1, 1, true, &cluster, &n, &is_fresh);
+	int rc = qcow2_tables_reserve(q, 1);
+	if (rc >= 0)
+		rc = qcow2_alloc(q, 1, 1, true, &cluster, &n, &is_fresh);
 	if (rc < 0)
 		goto out;
 	/* The old one is shared with a snapshot: it is as the file has it, as nobody changes what is shared. */
@@ -41,7 +43,9 @@ int qcow2_l2_make(struct qcow2 *q, uint64_t l1_index)
 	qcow2_cache_drop(&q->l2, cluster << q->cluster_bits, q->cluster_bytes);
 	q->l1.entries[l1_index] = cluster << q->cluster_bits | QCOW2_OFLAG_COPIED;
 	qcow2_table_dirty(&q->l1, l1_index);
+	qcow2_tables_add(q, cluster << q->cluster_bits);
 	if (old) {
+		qcow2_tables_remove(q, old);
 		qcow2_cache_drop(&q->l2, old, q->cluster_bytes);
 		(void)qcow2_free_later(q, old >> q->cluster_bits, 1);
 	}

@@ -221,7 +221,7 @@ static enum block_next raw_prepare(struct block_lane *lane, struct block_request
 {
 	bool is_flush = r->op == BLOCK_FLUSH;
 	r->result = 0;
-	if (is_flush ? lane->image->limits.is_readonly : r->n_bytes == 0)
+	if (is_flush ? lane->image->limits.is_readonly || lane->image->has_no_sync : r->n_bytes == 0)
 		return BLOCK_NEXT_DONE;
 	if (lane->image->limits.is_readonly && r->op != BLOCK_READ) {
 		r->result = -EROFS;

@@ -13,6 +13,7 @@
  * A new block takes the place of the footer: the footer is written behind the block before the block's bitmap
  * overwrites the old one. When the host dies in between, the copy in front is what the next open reads. */
 #include "backend/block_disk.h"
+#include "backend/block_vhd.h"
 
 #include <assert.h>
 #include <errno.h>
@@ -20,68 +21,20 @@
 #include <string.h>
 #include <unistd.h>
 
-#define SECTOR_BYTES 512u
-#define HEADER_BYTES 1024u
-#define VHD_VERSION_MAJOR 1u
-#define VHD_UNUSED_ENTRY 0xffffffffu
-#define VHD_NO_DATA_OFFSET 0xffffffffffffffffull
-/* The largest geometry, in sectors. */
-#define VHD_MAX_GEOMETRY (65535ull * 16 * 255)
-/* The largest disk that the BAT's 32-bit sector numbers allow for: 2040 GiB. */
-#define VHD_MAX_BYTES (2040ull << 30)
 #define VHD_MIN_BLOCK_BYTES (64u * 1024)
 #define VHD_MAX_BLOCK_BYTES (64u * 1024 * 1024)
-#define VHD_MAX_BITMAP_BYTES (VHD_MAX_BLOCK_BYTES / SECTOR_BYTES / 8)
-
-enum { VHD_TYPE_FIXED = 2, VHD_TYPE_DYNAMIC = 3, VHD_TYPE_DIFFERENCING = 4 };
-
-/* Where fields are. */
-enum {
-	FOOTER_VERSION = 12, FOOTER_DATA_OFFSET = 16, FOOTER_CREATOR = 28, FOOTER_CURRENT_SIZE = 48, FOOTER_CYLINDERS = 56,
-	FOOTER_HEADS = 58, FOOTER_SECTORS = 59, FOOTER_TYPE = 60, FOOTER_CHECKSUM = 64,
-	HEADER_TABLE_OFFSET = 16, HEADER_VERSION = 24, HEADER_N_ENTRIES = 28, HEADER_BLOCK_BYTES = 32,
-	HEADER_CHECKSUM = 36,
-};
+#define VHD_MAX_BITMAP_BYTES (VHD_MAX_BLOCK_BYTES / VHD_SECTOR_BYTES / 8)
 
 struct vhd {
 	struct block_disk disk; /* first */
 	const struct block_file *file;
 	struct block_piece piece;
 	struct block_table table;
-	uint8_t footer[SECTOR_BYTES];
+	uint8_t footer[VHD_SECTOR_BYTES];
 	uint64_t header_offset_bytes, table_offset_bytes, table_bytes;
 	uint64_t end_bytes; /* of blocks: where the next one goes */
 	bool is_dynamic;
 };
-
-static uint32_t get_be32(const uint8_t *p)
-{
-	uint32_t v;
-	memcpy(&v, p, sizeof v);
-	return be32toh(v);
-}
-
-static uint64_t get_be64(const uint8_t *p)
-{
-	uint64_t v;
-	memcpy(&v, p, sizeof v);
-	return be64toh(v);
-}
-
-static void put_be32(uint8_t *p, uint32_t v)
-{
-	v = htobe32(v);
-	memcpy(p, &v, sizeof v);
-}
-
-/* The one's complement of the sum of all bytes but the checksum's own. */
-static uint32_t checksum(const uint8_t *p, size_t n_bytes, size_t at)
-{
-	uint32_t sum = 0;
-	for (size_t k = 0; k < n_bytes; k++)
-		sum += k >= at && k < at + 4 ? 0 : p[k];
-	return ~sum;
-}
 
 /* --- the table --- */
 
@@ -95,9 +48,9 @@ static int read_page(struct vhd *v, uint32_t page, uint8_t *bytes)
  * confuse nobody but the guest. */
 static bool is_block_at(const struct vhd *v, uint32_t entry)
 {
-	uint64_t at = (uint64_t)entry * SECTOR_BYTES, n = (uint64_t)v->table.lead_bytes + v->table.block_bytes;
-	return at >= SECTOR_BYTES && at <= v->end_bytes && n <= v->end_bytes - at &&
-	       !block_ranges_meet(at, n, v->header_offset_bytes, HEADER_BYTES) &&
+	uint64_t at = (uint64_t)entry * VHD_SECTOR_BYTES, n = (uint64_t)v->table.lead_bytes + v->table.block_bytes;
+	return at >= VHD_SECTOR_BYTES && at <= v->end_bytes && n <= v->end_bytes - at &&
+	       !block_ranges_meet(at, n, v->header_offset_bytes, VHD_HEADER_BYTES) &&
 	       !block_ranges_meet(at, n, v->table_offset_bytes, v->table_bytes);
 }
 
@@ -107,7 +60,7 @@ static int vhd_load(struct block_table *t, uint32_t index, uint32_t *entries)
 	uint8_t bytes[BLOCK_TABLE_PAGE_ENTRIES * 4];
 	int rc = read_page(v, index, bytes);
 	for (uint32_t k = 0; rc >= 0 && k < block_table_page_entries(t, index); k++) {
-		uint32_t entry = get_be32(bytes + 4ul * k);
+		uint32_t entry = vhd_load32(bytes + 4ul * k);
 		if (entry == VHD_UNUSED_ENTRY)
 			entries[k] = BLOCK_ENTRY_ABSENT;
 		else
@@ -128,7 +81,7 @@ static int vhd_store(struct block_table *t, const struct block_table_page *p)
 	for (uint32_t k = 0; k < n; k++) {
 		uint32_t entry = p->entries[k];
 		if (entry != BLOCK_ENTRY_ABSENT && entry != BLOCK_ENTRY_DAMAGED)
-			put_be32(bytes + 4ul * k, entry);
+			vhd_store32(bytes + 4ul * k, entry);
 	}
 	return block_file_write(v->disk.image, v->file, bytes, 4ul * n,
 	                      v->table_offset_bytes + p->index * (BLOCK_TABLE_PAGE_ENTRIES * 4ull));
@@ -153,22 +106,22 @@ static int write_bitmaps(struct vhd *v, uint64_t at, uint32_t n, uint64_t stride
 static int vhd_extend(struct block_table *t, uint32_t n, uint32_t *ret_first)
 {
 	struct vhd *v = t->context;
-	uint64_t stride_bytes = (uint64_t)t->stride_units * SECTOR_BYTES;
+	uint64_t stride_bytes = (uint64_t)t->stride_units * VHD_SECTOR_BYTES;
 	uint64_t old_end = v->end_bytes, new_end = old_end + n * stride_bytes;
-	if (new_end / SECTOR_BYTES >= VHD_UNUSED_ENTRY)
+	if (new_end / VHD_SECTOR_BYTES >= VHD_UNUSED_ENTRY)
 		return -EFBIG;
 
-	int rc = block_file_write(v->disk.image, v->file, v->footer, SECTOR_BYTES, new_end);
+	int rc = block_file_write(v->disk.image, v->file, v->footer, VHD_SECTOR_BYTES, new_end);
 	if (rc >= 0)
 		rc = write_bitmaps(v, old_end, n, stride_bytes);
 	if (rc < 0) {
 		/* As it was: the first bitmap may have gone over the footer. */
-		(void)block_file_write(v->disk.image, v->file, v->footer, SECTOR_BYTES, old_end);
-		(void)!ftruncate(v->file->fd, (off_t)(old_end + SECTOR_BYTES));
+		(void)block_file_write(v->disk.image, v->file, v->footer, VHD_SECTOR_BYTES, old_end);
+		(void)!ftruncate(v->file->fd, (off_t)(old_end + VHD_SECTOR_BYTES));
 		return rc;
 	}
 	v->end_bytes = new_end;
-	*ret_first = (uint32_t)(old_end / SECTOR_BYTES);
+	*ret_first = (uint32_t)(old_end / VHD_SECTOR_BYTES);
 	return 0;
 }
 
@@ -181,8 +134,8 @@ static bool has_sector(const uint8_t *bitmap, uint32_t sector)
 
 static int read_bitmap(const struct vhd *v, uint32_t entry, uint8_t *bitmap, bool *ret_is_whole)
 {
-	uint32_t n = v->table.block_bytes / SECTOR_BYTES / 8;
-	int rc = block_file_read(v->disk.image, v->file, bitmap, n, (uint64_t)entry * SECTOR_BYTES);
+	uint32_t n = v->table.block_bytes / VHD_SECTOR_BYTES / 8;
+	int rc = block_file_read(v->disk.image, v->file, bitmap, n, (uint64_t)entry * VHD_SECTOR_BYTES);
 	*ret_is_whole = true;
 	for (uint32_t k = 0; rc >= 0 && k < n && *ret_is_whole; k++)
 		*ret_is_whole = bitmap[k] == 0xff;
@@ -196,11 +149,11 @@ static int vhd_examine(struct block_table *t, uint32_t entry, uint32_t offset_by
 	int rc = read_bitmap(t->context, entry, bitmap, ret_is_whole);
 	if (rc < 0)
 		return rc;
-	uint32_t first = offset_bytes / SECTOR_BYTES, end = (offset_bytes + n_bytes) / SECTOR_BYTES, k = first;
+	uint32_t first = offset_bytes / VHD_SECTOR_BYTES, end = (offset_bytes + n_bytes) / VHD_SECTOR_BYTES, k = first;
 	*ret_is_written = has_sector(bitmap, first);
 	while (k < end && has_sector(bitmap, k) == *ret_is_written)
 		k++;
-	*ret_run_bytes = (k - first) * SECTOR_BYTES;
+	*ret_run_bytes = (k - first) * VHD_SECTOR_BYTES;
 	return 0;
 }
 
@@ -208,8 +161,8 @@ static int vhd_make_whole(struct block_table *t, uint32_t entry)
 {
 	struct vhd *v = t->context;
 	uint8_t bitmap[VHD_MAX_BITMAP_BYTES];
-	uint64_t at = (uint64_t)entry * SECTOR_BYTES, data = at + t->lead_bytes;
-	uint32_t n_sectors = t->block_bytes / SECTOR_BYTES;
+	uint64_t at = (uint64_t)entry * VHD_SECTOR_BYTES, data = at + t->lead_bytes;
+	uint32_t n_sectors = t->block_bytes / VHD_SECTOR_BYTES;
 	bool is_whole;
 	int rc = read_bitmap(v, entry, bitmap, &is_whole);
 	for (uint32_t k = 0, n; rc >= 0 && !is_whole && k < n_sectors; k += n) {
@@ -217,8 +170,8 @@ static int vhd_make_whole(struct block_table *t, uint32_t entry)
 		for (n = 1; k + n < n_sectors && has_sector(bitmap, k + n) == is_written;)
 			n++;
 		if (!is_written)
-			rc = block_file_zero(v->disk.image, v->file, data + (uint64_t)k * SECTOR_BYTES,
-			                     (uint64_t)n * SECTOR_BYTES, true);
+			rc = block_file_zero(v->disk.image, v->file, data + (uint64_t)k * VHD_SECTOR_BYTES,
+			                     (uint64_t)n * VHD_SECTOR_BYTES, true);
 	}
 	if (rc < 0 || is_whole)
 		return rc;
@@ -239,7 +192,8 @@ static const struct block_table_ops vhd_table_ops = {
 
 static bool is_footer(const uint8_t *p)
 {
-	return memcmp(p, "conectix", 8) == 0 && get_be32(p + FOOTER_CHECKSUM) == checksum(p, SECTOR_BYTES, FOOTER_CHECKSUM);
+	return memcmp(p, "conectix", 8) == 0 &&
+	       vhd_load32(p + FOOTER_CHECKSUM) == vhd_checksum(p, VHD_SECTOR_BYTES, FOOTER_CHECKSUM);
 }
 
 /* Finds the footer: at the end, or its copy in front when the end was lost. */
@@ -249,20 +203,20 @@ static int find_footer(struct vhd *v, struct err *e)
 	int rc = block_file_size(v->file, &n);
 	if (rc < 0)
 		return err_set_errno(e, -rc, "its size cannot be found");
-	if (n < SECTOR_BYTES)
+	if (n < VHD_SECTOR_BYTES)
 		return err_set(e, EINVAL, "it is too short for a VHD footer");
-	rc = block_file_read(v->disk.image, v->file, v->footer, SECTOR_BYTES, n - SECTOR_BYTES);
+	rc = block_file_read(v->disk.image, v->file, v->footer, VHD_SECTOR_BYTES, n - VHD_SECTOR_BYTES);
 	if (rc < 0)
 		return err_set_errno(e, -rc, "its footer cannot be read");
-	v->end_bytes = n - SECTOR_BYTES;
-	if (is_footer(v->footer) && v->end_bytes % SECTOR_BYTES == 0)
+	v->end_bytes = n - VHD_SECTOR_BYTES;
+	if (is_footer(v->footer) && v->end_bytes % VHD_SECTOR_BYTES == 0)
 		return 0;
 
-	rc = block_file_read(v->disk.image, v->file, v->footer, SECTOR_BYTES, 0);
+	rc = block_file_read(v->disk.image, v->file, v->footer, VHD_SECTOR_BYTES, 0);
 	if (rc < 0)
 		return err_set_errno(e, -rc, "its footer cannot be read");
-	v->end_bytes = align_up(n, SECTOR_BYTES);
-	if (!is_footer(v->footer) || get_be32(v->footer + FOOTER_TYPE) == VHD_TYPE_FIXED)
+	v->end_bytes = align_up(n, VHD_SECTOR_BYTES);
+	if (!is_footer(v->footer) || vhd_load32(v->footer + FOOTER_TYPE) == VHD_TYPE_FIXED)
 		return err_set(e, EINVAL, "it has no valid VHD footer");
 	log_warn(&v->disk.image->log, "the image was not closed in order: its VHD footer is taken from the copy in front");
 	return 0;
@@ -275,23 +229,23 @@ static uint64_t disk_bytes(const uint8_t *f)
 	uint64_t n_cylinders = (uint64_t)f[FOOTER_CYLINDERS] << 8 | f[FOOTER_CYLINDERS + 1];
 	uint64_t n_sectors = n_cylinders * f[FOOTER_HEADS] * f[FOOTER_SECTORS];
 	bool means_geometry = memcmp(f + FOOTER_CREATOR, "vpc ", 4) == 0 || memcmp(f + FOOTER_CREATOR, "qemu", 4) == 0;
-	return means_geometry && n_sectors != VHD_MAX_GEOMETRY ? n_sectors * SECTOR_BYTES :
-	                                                         get_be64(f + FOOTER_CURRENT_SIZE);
+	return means_geometry && n_sectors != VHD_MAX_GEOMETRY ? n_sectors * VHD_SECTOR_BYTES :
+	                                                         vhd_load64(f + FOOTER_CURRENT_SIZE);
 }
 
 static int check_footer(struct vhd *v, struct err *e)
 {
 	const uint8_t *f = v->footer;
-	uint32_t type = get_be32(f + FOOTER_TYPE);
+	uint32_t type = vhd_load32(f + FOOTER_TYPE);
 	uint64_t n_bytes = disk_bytes(f);
 
-	if (get_be32(f + FOOTER_VERSION) >> 16 != VHD_VERSION_MAJOR)
-		return err_set(e, EINVAL, "its VHD version is 0x%08x, which is not known", get_be32(f + FOOTER_VERSION));
+	if (vhd_load32(f + FOOTER_VERSION) >> 16 != VHD_VERSION_MAJOR)
+		return err_set(e, EINVAL, "its VHD version is 0x%08x, which is not known", vhd_load32(f + FOOTER_VERSION));
 	if (type == VHD_TYPE_DIFFERENCING)
 		return err_set(e, ENOTSUP, "not supported yet: it is a differencing VHD, which has a parent");
 	if (type != VHD_TYPE_FIXED && type != VHD_TYPE_DYNAMIC)
 		return err_set(e, EINVAL, "its VHD type is %u, which is neither fixed (2) nor dynamic (3)", type);
-	if (n_bytes == 0 || n_bytes % SECTOR_BYTES)
+	if (n_bytes == 0 || n_bytes % VHD_SECTOR_BYTES)
 		return err_set(e, EINVAL, "its VHD size is %llu bytes, which is no positive multiple of 512",
 		               (unsigned long long)n_bytes);
 	if (type == VHD_TYPE_FIXED && n_bytes > v->end_bytes)
@@ -307,12 +261,12 @@ static int check_footer(struct vhd *v, struct err *e)
 
 static int check_header(struct vhd *v, const uint8_t *h, struct err *e)
 {
-	uint32_t block_bytes = get_be32(h + HEADER_BLOCK_BYTES), n_entries = get_be32(h + HEADER_N_ENTRIES);
-	if (memcmp(h, "cxsparse", 8) != 0 || get_be32(h + HEADER_CHECKSUM) != checksum(h, HEADER_BYTES, HEADER_CHECKSUM))
+	uint32_t block_bytes = vhd_load32(h + HEADER_BLOCK_BYTES), n_entries = vhd_load32(h + HEADER_N_ENTRIES);
+	if (memcmp(h, "cxsparse", 8) != 0 || vhd_load32(h + HEADER_CHECKSUM) != vhd_checksum(h, VHD_HEADER_BYTES, HEADER_CHECKSUM))
 		return err_set(e, EINVAL, "its dynamic VHD header is damaged");
-	if (get_be32(h + HEADER_VERSION) >> 16 != VHD_VERSION_MAJOR)
+	if (vhd_load32(h + HEADER_VERSION) >> 16 != VHD_VERSION_MAJOR)
 		return err_set(e, EINVAL, "its dynamic VHD header has version 0x%08x, which is not known",
-		               get_be32(h + HEADER_VERSION));
+		               vhd_load32(h + HEADER_VERSION));
 	if (!is_power_of_two(block_bytes) || block_bytes < VHD_MIN_BLOCK_BYTES || block_bytes > VHD_MAX_BLOCK_BYTES)
 		return err_set(e, EINVAL, "its VHD block size is %u: a power of two from 64 KiB to 64 MiB is needed",
 		               block_bytes);
@@ -320,11 +274,11 @@ static int check_header(struct vhd *v, const uint8_t *h, struct err *e)
 	if (n_entries < n_blocks)
 		return err_set(e, EINVAL, "its VHD table has %u entries, and the disk has %llu blocks", n_entries,
 		               (unsigned long long)n_blocks);
-	v->table_offset_bytes = get_be64(h + HEADER_TABLE_OFFSET);
-	v->table_bytes = align_up(n_blocks * 4, SECTOR_BYTES);
-	if (v->table_offset_bytes % SECTOR_BYTES || v->table_offset_bytes < SECTOR_BYTES ||
+	v->table_offset_bytes = vhd_load64(h + HEADER_TABLE_OFFSET);
+	v->table_bytes = align_up(n_blocks * 4, VHD_SECTOR_BYTES);
+	if (v->table_offset_bytes % VHD_SECTOR_BYTES || v->table_offset_bytes < VHD_SECTOR_BYTES ||
 	    v->table_offset_bytes > v->end_bytes || v->table_bytes > v->end_bytes - v->table_offset_bytes ||
-	    block_ranges_meet(v->table_offset_bytes, v->table_bytes, v->header_offset_bytes, HEADER_BYTES))
+	    block_ranges_meet(v->table_offset_bytes, v->table_bytes, v->header_offset_bytes, VHD_HEADER_BYTES))
 		return err_set(e, EINVAL, "its VHD table does not lie in the file, or not behind the header");
 	v->table = (struct block_table){
 		.ops = &vhd_table_ops,
@@ -332,20 +286,20 @@ static int check_header(struct vhd *v, const uint8_t *h, struct err *e)
 		.context = v,
 		.file = v->file,
 		.block_bytes = block_bytes,
-		.unit_bytes = SECTOR_BYTES,
-		.lead_bytes = (uint32_t)align_up(block_bytes / SECTOR_BYTES / 8, SECTOR_BYTES),
+		.unit_bytes = VHD_SECTOR_BYTES,
+		.lead_bytes = (uint32_t)align_up(block_bytes / VHD_SECTOR_BYTES / 8, VHD_SECTOR_BYTES),
 		.n_blocks = n_blocks,
 	};
-	v->table.stride_units = (v->table.lead_bytes + block_bytes) / SECTOR_BYTES;
+	v->table.stride_units = (v->table.lead_bytes + block_bytes) / VHD_SECTOR_BYTES;
 	return 0;
 }
 
 static int open_dynamic(struct vhd *v, struct err *e)
 {
-	uint8_t h[HEADER_BYTES];
-	v->header_offset_bytes = get_be64(v->footer + FOOTER_DATA_OFFSET);
-	if (v->header_offset_bytes % SECTOR_BYTES || v->header_offset_bytes < SECTOR_BYTES ||
-	    v->header_offset_bytes > v->end_bytes || HEADER_BYTES > v->end_bytes - v->header_offset_bytes)
+	uint8_t h[VHD_HEADER_BYTES];
+	v->header_offset_bytes = vhd_load64(v->footer + FOOTER_DATA_OFFSET);
+	if (v->header_offset_bytes % VHD_SECTOR_BYTES || v->header_offset_bytes < VHD_SECTOR_BYTES ||
+	    v->header_offset_bytes > v->end_bytes || VHD_HEADER_BYTES > v->end_bytes - v->header_offset_bytes)
 		return err_set(e, EINVAL, "its dynamic VHD header does not lie in the file");
 	int rc = block_file_read(v->disk.image, v->file, h, sizeof h, v->header_offset_bytes);
 	if (rc < 0)

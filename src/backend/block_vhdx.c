@@ -20,36 +20,28 @@
 #include <unistd.h>
 
 #define MAX_ENTRIES 2047u /* of regions, and of metadata: [MS-VHDX] 2.2.3, 2.6.1 */
-#define TABLE_ENTRY_BYTES 32u
-#define MAX_DISK_BYTES (64ull << 40)
 #define MAX_ITEM_BYTES (1u << 20)
 
 /* [MS-VHDX] 2.2.3.2 and 2.6.2: GUIDs as they are stored. */
-static const uint8_t guid_bat[VHDX_GUID_BYTES] = {
+const uint8_t vhdx_guid_bat[VHDX_GUID_BYTES] = {
 	0x66, 0x77, 0xc2, 0x2d, 0x23, 0xf6, 0x00, 0x42, 0x9d, 0x64, 0x11, 0x5e, 0x9b, 0xfd, 0x4a, 0x08,
 };
-static const uint8_t guid_metadata[VHDX_GUID_BYTES] = {
+const uint8_t vhdx_guid_metadata[VHDX_GUID_BYTES] = {
 	0x06, 0xa2, 0x7c, 0x8b, 0x90, 0x47, 0x9a, 0x4b, 0xb8, 0xfe, 0x57, 0x5f, 0x05, 0x0f, 0x88, 0x6e,
 };
 
-enum item { ITEM_FILE_PARAMETERS, ITEM_DISK_SIZE, ITEM_DISK_ID, ITEM_LOGICAL_SECTOR, ITEM_PHYSICAL_SECTOR, ITEM_PARENT, N_ITEMS };
-
-static const struct {
-	uint8_t guid[VHDX_GUID_BYTES];
-	uint32_t n_bytes; /* 0: any */
-	const char *name;
-} items[N_ITEMS] = {
-	[ITEM_FILE_PARAMETERS] = { { 0x37, 0x67, 0xa1, 0xca, 0x36, 0xfa, 0x43, 0x4d, 0xb3, 0xb6, 0x33, 0xf0, 0xaa, 0x44,
+const struct vhdx_item vhdx_items[VHDX_N_ITEMS] = {
+	[VHDX_ITEM_FILE_PARAMETERS] = { { 0x37, 0x67, 0xa1, 0xca, 0x36, 0xfa, 0x43, 0x4d, 0xb3, 0xb6, 0x33, 0xf0, 0xaa, 0x44,
 	                             0xe7, 0x6b }, 8, "file parameters" },
-	[ITEM_DISK_SIZE] = { { 0x24, 0x42, 0xa5, 0x2f, 0x1b, 0xcd, 0x76, 0x48, 0xb2, 0x11, 0x5d, 0xbe, 0xd8, 0x3b, 0xf4,
+	[VHDX_ITEM_DISK_SIZE] = { { 0x24, 0x42, 0xa5, 0x2f, 0x1b, 0xcd, 0x76, 0x48, 0xb2, 0x11, 0x5d, 0xbe, 0xd8, 0x3b, 0xf4,
 	                       0xb8 }, 8, "virtual disk size" },
-	[ITEM_DISK_ID] = { { 0xab, 0x12, 0xca, 0xbe, 0xe6, 0xb2, 0x23, 0x45, 0x93, 0xef, 0xc3, 0x09, 0xe0, 0x00, 0xc7,
+	[VHDX_ITEM_DISK_ID] = { { 0xab, 0x12, 0xca, 0xbe, 0xe6, 0xb2, 0x23, 0x45, 0x93, 0xef, 0xc3, 0x09, 0xe0, 0x00, 0xc7,
 	                     0x46 }, 16, "virtual disk ID" },
-	[ITEM_LOGICAL_SECTOR] = { { 0x1d, 0xbf, 0x41, 0x81, 0x6f, 0xa9, 0x09, 0x47, 0xba, 0x47, 0xf2, 0x33, 0xa8, 0xfa,
+	[VHDX_ITEM_LOGICAL_SECTOR] = { { 0x1d, 0xbf, 0x41, 0x81, 0x6f, 0xa9, 0x09, 0x47, 0xba, 0x47, 0xf2, 0x33, 0xa8, 0xfa,
 	                            0xab, 0x5f }, 4, "logical sector size" },
-	[ITEM_PHYSICAL_SECTOR] = { { 0xc7, 0x48, 0xa3, 0xcd, 0x5d, 0x44, 0x71, 0x44, 0x9c, 0xc9, 0xe9, 0x88, 0x52, 0x51,
+	[VHDX_ITEM_PHYSICAL_SECTOR] = { { 0xc7, 0x48, 0xa3, 0xcd, 0x5d, 0x44, 0x71, 0x44, 0x9c, 0xc9, 0xe9, 0x88, 0x52, 0x51,
 	                             0xc5, 0x56 }, 4, "physical sector size" },
-	[ITEM_PARENT] = { { 0x2d, 0x5f, 0xd3, 0xa8, 0x0b, 0xb3, 0x4d, 0x45, 0xab, 0xf7, 0xd3, 0xd8, 0x48, 0x34, 0xab,
+	[VHDX_ITEM_PARENT] = { { 0x2d, 0x5f, 0xd3, 0xa8, 0x0b, 0xb3, 0x4d, 0x45, 0xab, 0xf7, 0xd3, 0xd8, 0x48, 0x34, 0xab,
 	                    0x0c }, 0, "parent locator" },
 };
 
@@ -143,9 +135,9 @@ static int take_region(struct vhdx *v, const uint8_t *entry, struct err *e)
 {
 	struct vhdx_range r = { get_le64(entry + 16), get_le32(entry + 24) }, *where = NULL;
 	bool is_required = get_le32(entry + 28) & 1;
-	if (memcmp(entry, guid_bat, VHDX_GUID_BYTES) == 0)
+	if (memcmp(entry, vhdx_guid_bat, VHDX_GUID_BYTES) == 0)
 		where = &v->bat;
-	else if (memcmp(entry, guid_metadata, VHDX_GUID_BYTES) == 0)
+	else if (memcmp(entry, vhdx_guid_metadata, VHDX_GUID_BYTES) == 0)
 		where = &v->metadata;
 	else if (is_required)
 		return err_set(e, ENOTSUP, "not supported yet: it has a VHDX region that is required and not known");
@@ -177,7 +169,7 @@ static int read_regions(struct vhdx *v, struct err *e)
 	if (!is_found)
 		return err_set(e, EINVAL, "both of its VHDX region tables are damaged");
 	for (uint32_t k = 0; k < get_le32(p + 8); k++) {
-		int rc = take_region(v, p + 16 + (uint64_t)k * TABLE_ENTRY_BYTES, e);
+		int rc = take_region(v, p + 16 + (uint64_t)k * VHDX_TABLE_ENTRY_BYTES, e);
 		if (rc < 0)
 			return rc;
 	}
@@ -188,11 +180,11 @@ static int read_regions(struct vhdx *v, struct err *e)
 
 /* --- metadata --- */
 
-static int take_item(struct vhdx *v, enum item item, const uint8_t *bytes, struct err *e)
+static int take_item(struct vhdx *v, enum vhdx_item_id item, const uint8_t *bytes, struct err *e)
 {
 	uint32_t word = get_le32(bytes);
 	switch (item) {
-	case ITEM_FILE_PARAMETERS:
+	case VHDX_ITEM_FILE_PARAMETERS:
 		if (get_le32(bytes + 4) & 2)
 			return err_set(e, ENOTSUP, "not supported yet: it is a differencing VHDX, which has a parent");
 		if (!is_power_of_two(word) || word < VHDX_MB || word > 256 * VHDX_MB)
@@ -200,52 +192,52 @@ static int take_item(struct vhdx *v, enum item item, const uint8_t *bytes, struc
 			               word);
 		v->block_bytes = word;
 		return 0;
-	case ITEM_DISK_SIZE:
+	case VHDX_ITEM_DISK_SIZE:
 		v->n_bytes = get_le64(bytes);
-		if (v->n_bytes == 0 || v->n_bytes > MAX_DISK_BYTES)
+		if (v->n_bytes == 0 || v->n_bytes > VHDX_MAX_DISK_BYTES)
 			return err_set(e, EINVAL, "its VHDX disk size is %llu bytes: up to 64 TiB are allowed",
 			               (unsigned long long)v->n_bytes);
 		return 0;
-	case ITEM_LOGICAL_SECTOR:
-	case ITEM_PHYSICAL_SECTOR:
+	case VHDX_ITEM_LOGICAL_SECTOR:
+	case VHDX_ITEM_PHYSICAL_SECTOR:
 		if (word != 512 && word != 4096)
-			return err_set(e, EINVAL, "its VHDX %s is %u: 512 or 4096 is needed", items[item].name, word);
-		*(item == ITEM_LOGICAL_SECTOR ? &v->logical_sector_bytes : &v->physical_sector_bytes) = word;
+			return err_set(e, EINVAL, "its VHDX %s is %u: 512 or 4096 is needed", vhdx_items[item].name, word);
+		*(item == VHDX_ITEM_LOGICAL_SECTOR ? &v->logical_sector_bytes : &v->physical_sector_bytes) = word;
 		return 0;
-	case ITEM_PARENT:
+	case VHDX_ITEM_PARENT:
 		return err_set(e, ENOTSUP, "not supported yet: it is a differencing VHDX, which has a parent");
-	case ITEM_DISK_ID:
-	case N_ITEMS:
+	case VHDX_ITEM_DISK_ID:
+	case VHDX_N_ITEMS:
 		break;
 	}
 	return 0;
 }
 
-static enum item find_item(const uint8_t *guid)
+static enum vhdx_item_id find_item(const uint8_t *guid)
 {
 	unsigned k = 0;
-	while (k < N_ITEMS && memcmp(guid, items[k].guid, VHDX_GUID_BYTES) != 0)
+	while (k < VHDX_N_ITEMS && memcmp(guid, vhdx_items[k].guid, VHDX_GUID_BYTES) != 0)
 		k++;
-	return (enum item)k;
+	return (enum vhdx_item_id)k;
 }
 
 static int read_item(struct vhdx *v, const uint8_t *entry, unsigned *seen, struct err *e)
 {
-	enum item item = find_item(entry);
+	enum vhdx_item_id item = find_item(entry);
 	uint32_t offset = get_le32(entry + 16), n = get_le32(entry + 20), flags = get_le32(entry + 24);
-	if (item == N_ITEMS || (flags & 1)) { /* of a user's own */
+	if (item == VHDX_N_ITEMS || (flags & 1)) { /* of a user's own */
 		if (flags & 4)
 			return err_set(e, ENOTSUP, "not supported yet: it has VHDX metadata that are required and not known");
 		return 0;
 	}
 	if (*seen & 1u << item)
-		return err_set(e, EINVAL, "its VHDX metadata have two items '%s'", items[item].name);
+		return err_set(e, EINVAL, "its VHDX metadata have two items '%s'", vhdx_items[item].name);
 	*seen |= 1u << item;
 	if (n > MAX_ITEM_BYTES || offset < VHDX_REGION_BYTES || offset > v->metadata.n_bytes ||
-	    n > v->metadata.n_bytes - offset || n < items[item].n_bytes)
-		return err_set(e, EINVAL, "its VHDX metadata item '%s' does not lie in its region", items[item].name);
+	    n > v->metadata.n_bytes - offset || n < vhdx_items[item].n_bytes)
+		return err_set(e, EINVAL, "its VHDX metadata item '%s' does not lie in its region", vhdx_items[item].name);
 	uint8_t bytes[16] = { 0 };
-	int rc = block_file_read(v->disk.image, v->file, bytes, items[item].n_bytes, v->metadata.offset_bytes + offset);
+	int rc = block_file_read(v->disk.image, v->file, bytes, vhdx_items[item].n_bytes, v->metadata.offset_bytes + offset);
 	if (rc < 0)
 		return err_set_errno(e, -rc, "its VHDX metadata cannot be read");
 	return take_item(v, item, bytes, e);
@@ -264,7 +256,7 @@ static int read_metadata(struct vhdx *v, struct err *e)
 	if (memcmp(p, "metadata", 8) != 0 || n > MAX_ENTRIES)
 		return err_set(e, EINVAL, "its VHDX metadata table is damaged");
 	for (uint32_t k = 0; k < n; k++) {
-		rc = read_item(v, p + (uint64_t)(k + 1) * TABLE_ENTRY_BYTES, &seen, e);
+		rc = read_item(v, p + (uint64_t)(k + 1) * VHDX_TABLE_ENTRY_BYTES, &seen, e);
 		if (rc < 0)
 			return rc;
 	}

@@ -12,6 +12,8 @@
 #define VHDX_SECTOR_BYTES 4096u   /* of the log */
 #define VHDX_MAX_LOG_BYTES (64ull * VHDX_MB)
 #define VHDX_GUID_BYTES 16
+#define VHDX_TABLE_ENTRY_BYTES 32u /* of regions, and of metadata */
+#define VHDX_MAX_DISK_BYTES (64ull << 40)
 
 enum {
 	HEADER_SEQUENCE = 8, HEADER_FILE_WRITE_GUID = 16, HEADER_DATA_WRITE_GUID = 32, HEADER_LOG_GUID = 48,
@@ -23,6 +25,22 @@ enum {
 	PAYLOAD_BLOCK_UNMAPPED_OLD = 5, /* of a draft of the format */
 	PAYLOAD_BLOCK_FULLY_PRESENT = 6, PAYLOAD_BLOCK_PARTIALLY_PRESENT = 7,
 };
+
+/* [MS-VHDX] 2.6.2. */
+enum vhdx_item_id {
+	VHDX_ITEM_FILE_PARAMETERS, VHDX_ITEM_DISK_SIZE, VHDX_ITEM_DISK_ID, VHDX_ITEM_LOGICAL_SECTOR, VHDX_ITEM_PHYSICAL_SECTOR,
+	VHDX_ITEM_PARENT, VHDX_N_ITEMS
+};
+
+struct vhdx_item {
+	uint8_t guid[VHDX_GUID_BYTES];
+	uint32_t n_bytes; /* 0: any */
+	const char *name;
+};
+
+/* In block_vhdx.c: GUIDs as they are stored. */
+extern const struct vhdx_item vhdx_items[VHDX_N_ITEMS];
+extern const uint8_t vhdx_guid_bat[VHDX_GUID_BYTES], vhdx_guid_metadata[VHDX_GUID_BYTES];
 
 struct vhdx_range {
 	uint64_t offset_bytes, n_bytes;

@@ -8,6 +8,7 @@
 #define VMDK_MAX_DESCRIPTOR_BYTES (128u * 1024)
 #define VMDK_MAX_NAME_BYTES 255u
 #define VMDK_CID_DIGITS 8u
+#define VMDK_GT_BYTES (BLOCK_TABLE_PAGE_ENTRIES * 4u) /* a grain table */
 
 /* --- the descriptor: a text that says what a disk consists of --- */
 
@@ -34,6 +35,18 @@ int vmdk_descriptor_parse(const char *text, size_t n_bytes, struct vmdk_descript
 void vmdk_descriptor_done(struct vmdk_descriptor *d);
 
 /* --- a sparse extent: one file with a header, grain tables and grains --- */
+
+/* Where fields of its header are. */
+enum {
+	SPARSE_VERSION = 4, SPARSE_FLAGS = 8, SPARSE_CAPACITY = 12, SPARSE_GRAIN = 20, SPARSE_DESCRIPTOR_OFFSET = 28,
+	SPARSE_DESCRIPTOR_SIZE = 36, SPARSE_N_GTES = 44, SPARSE_RGD = 48, SPARSE_GD = 56, SPARSE_OVERHEAD = 64,
+	SPARSE_UNCLEAN = 72, SPARSE_LINE_ENDS = 73, SPARSE_COMPRESSION = 77,
+};
+
+enum {
+	SPARSE_FLAG_LINE_ENDS = 1u << 0, SPARSE_FLAG_RGD = 1u << 1, SPARSE_FLAG_ZERO_GRAINS = 1u << 2,
+	SPARSE_FLAG_COMPRESSED = 1u << 16, SPARSE_FLAG_MARKERS = 1u << 17,
+};
 
 struct vmdk_sparse {
 	struct block_table table;

@@ -27,23 +27,11 @@
 #include <unistd.h>
 #include <zlib.h>
 
-#define GT_BYTES (BLOCK_TABLE_PAGE_ENTRIES * 4u)
 #define MIN_GRAIN_SECTORS 8u
 #define MAX_GRAIN_SECTORS 32768u
 #define GD_AT_END 0xffffffffffffffffull
 #define MARKER_BYTES 12u
 #define FOOTER_FROM_END 1024u
-
-enum {
-	SPARSE_VERSION = 4, SPARSE_FLAGS = 8, SPARSE_CAPACITY = 12, SPARSE_GRAIN = 20, SPARSE_DESCRIPTOR_OFFSET = 28,
-	SPARSE_DESCRIPTOR_SIZE = 36, SPARSE_N_GTES = 44, SPARSE_RGD = 48, SPARSE_GD = 56, SPARSE_OVERHEAD = 64,
-	SPARSE_UNCLEAN = 72, SPARSE_LINE_ENDS = 73, SPARSE_COMPRESSION = 77,
-};
-
-enum {
-	FLAG_LINE_ENDS = 1u << 0, FLAG_RGD = 1u << 1, FLAG_ZERO_GRAINS = 1u << 2, FLAG_COMPRESSED = 1u << 16,
-	FLAG_MARKERS = 1u << 17,
-};
 
 static const struct block_image *image_of(const struct vmdk_sparse *s)
 {
@@ -56,12 +44,12 @@ static const struct block_image *image_of(const struct vmdk_sparse *s)
 static int read_table(const struct vmdk_sparse *s, const uint32_t *directory, uint32_t index, uint8_t *ret_bytes)
 {
 	uint64_t at = (uint64_t)directory[index] * VMDK_SECTOR_BYTES;
-	memset(ret_bytes, 0, GT_BYTES);
+	memset(ret_bytes, 0, VMDK_GT_BYTES);
 	if (at == 0)
 		return 0;
-	if (at > s->end_bytes || GT_BYTES > s->end_bytes - at)
+	if (at > s->end_bytes || VMDK_GT_BYTES > s->end_bytes - at)
 		return -EIO;
-	return block_file_read(image_of(s), s->file, ret_bytes, GT_BYTES, at);
+	return block_file_read(image_of(s), s->file, ret_bytes, VMDK_GT_BYTES, at);
 }
 
 static bool is_grain_at(const struct vmdk_sparse *s, uint32_t sector)
@@ -74,7 +62,7 @@ static bool is_grain_at(const struct vmdk_sparse *s, uint32_t sector)
 static int sparse_load(struct block_table *t, uint32_t index, uint32_t *entries)
 {
 	struct vmdk_sparse *s = t->context;
-	uint8_t bytes[GT_BYTES];
+	uint8_t bytes[VMDK_GT_BYTES];
 	int rc = read_table(s, s->gd, index, bytes);
 	for (uint32_t k = 0; rc >= 0 && k < block_table_page_entries(t, index); k++) {
 		uint32_t sector = get_le32(bytes + 4ul * k);
@@ -131,7 +119,7 @@ static int add_table(struct vmdk_sparse *s, uint32_t *directory, uint64_t direct
 {
 	uint32_t sector;
 	uint8_t entry[4];
-	int rc = grow(s, GT_BYTES, VMDK_SECTOR_BYTES, &sector);
+	int rc = grow(s, VMDK_GT_BYTES, VMDK_SECTOR_BYTES, &sector);
 	if (rc >= 0)
 		rc = block_file_sync(image_of(s), s->file);
 	if (rc < 0)
@@ -146,7 +134,7 @@ static int add_table(struct vmdk_sparse *s, uint32_t *directory, uint64_t direct
 static int store_one(struct vmdk_sparse *s, uint32_t *directory, uint64_t directory_offset,
                      const struct block_table_page *p)
 {
-	uint8_t bytes[GT_BYTES];
+	uint8_t bytes[VMDK_GT_BYTES];
 	int rc = directory[p->index] ? 0 : add_table(s, directory, directory_offset, p->index);
 	/* What is damaged stays as it is, for those who can repair it. */
 	if (rc >= 0)
@@ -157,7 +145,7 @@ static int store_one(struct vmdk_sparse *s, uint32_t *directory, uint64_t direct
 			put_le32(bytes + 4ul * k, sector);
 	}
 	if (rc >= 0)
-		rc = block_file_write(image_of(s), s->file, bytes, GT_BYTES,
+		rc = block_file_write(image_of(s), s->file, bytes, VMDK_GT_BYTES,
 		                      (uint64_t)directory[p->index] * VMDK_SECTOR_BYTES);
 	return rc;
 }
@@ -203,7 +191,7 @@ static int check_header(struct vmdk_sparse *s, const uint8_t *h, struct err *e)
 	uint64_t grain = get_le64(h + SPARSE_GRAIN), capacity = get_le64(h + SPARSE_CAPACITY);
 	if (version < 1 || version > 3)
 		return err_set(e, EINVAL, "the VMDK header of '%s' has version %u, which is not known", s->file->path, version);
-	if ((flags & FLAG_LINE_ENDS) && memcmp(h + SPARSE_LINE_ENDS, "\n \r\n", 4) != 0)
+	if ((flags & SPARSE_FLAG_LINE_ENDS) && memcmp(h + SPARSE_LINE_ENDS, "\n \r\n", 4) != 0)
 		return err_set(e, EINVAL, "'%s' was damaged by a transfer that changed line ends", s->file->path);
 	if (!is_power_of_two(grain) || grain < MIN_GRAIN_SECTORS || grain > MAX_GRAIN_SECTORS)
 		return err_set(e, EINVAL, "the grains of '%s' have %llu sectors: a power of two from %u to %u is needed",
@@ -214,14 +202,14 @@ static int check_header(struct vmdk_sparse *s, const uint8_t *h, struct err *e)
 	if (get_le32(h + SPARSE_N_GTES) != BLOCK_TABLE_PAGE_ENTRIES)
 		return err_set(e, EINVAL, "the grain tables of '%s' have %u entries: 512 are needed", s->file->path,
 		               get_le32(h + SPARSE_N_GTES));
-	s->is_compressed = flags & FLAG_COMPRESSED;
-	if (s->is_compressed && (get_le16(h + SPARSE_COMPRESSION) != 1 || !(flags & FLAG_MARKERS)))
+	s->is_compressed = flags & SPARSE_FLAG_COMPRESSED;
+	if (s->is_compressed && (get_le16(h + SPARSE_COMPRESSION) != 1 || !(flags & SPARSE_FLAG_MARKERS)))
 		return err_set(e, ENOTSUP, "not supported yet: the compression of '%s'", s->file->path);
 	/* A read of one sector costs a whole grain. */
 	if (s->is_compressed && grain * VMDK_SECTOR_BYTES > BLOCK_MAX_PACKED_BYTES)
 		return err_set(e, ENOTSUP, "not supported yet: the compressed grains of '%s' have %llu bytes, more than 2 MiB",
 		               s->file->path, (unsigned long long)(grain * VMDK_SECTOR_BYTES));
-	s->has_zero_grains = flags & FLAG_ZERO_GRAINS;
+	s->has_zero_grains = flags & SPARSE_FLAG_ZERO_GRAINS;
 	s->capacity_sectors = capacity;
 	s->was_unclean = h[SPARSE_UNCLEAN] != 0;
 
@@ -296,7 +284,7 @@ int vmdk_sparse_open(struct vmdk_sparse *s, struct block_disk *d, const struct b
 	rc = block_table_init(&s->table, e);
 	if (rc >= 0)
 		rc = read_directory(s, get_le64(h + SPARSE_GD), &s->gd, &s->gd_offset_bytes, e);
-	if (rc >= 0 && (get_le32(h + SPARSE_FLAGS) & FLAG_RGD) && !s->is_compressed)
+	if (rc >= 0 && (get_le32(h + SPARSE_FLAGS) & SPARSE_FLAG_RGD) && !s->is_compressed)
 		rc = read_directory(s, get_le64(h + SPARSE_RGD), &s->rgd, &s->rgd_offset_bytes, e);
 	if (rc >= 0 && s->was_unclean)
 		log_warn(&d->image->log, "'%s' was not closed in order by the program that wrote it last", f->path);

@@ -126,8 +126,8 @@ static const char man_description[] =
 	"that is open for reading cannot be changed.\n.B info \\-\\-force\\-share\nlooks all the same.\n.PP\n"
 	"A new image gets its name when it is complete and durable. Work that fails, or that SIGINT, SIGTERM or SIGHUP stop,\n"
 	"leaves nothing.\n.PP\n"
-	"Not supported yet: VHD, VHDX and VMDK images as targets; block devices as targets; images that become smaller;\n"
-	"emptying an overlay that is committed.\n";
+	"Not supported yet: stream-optimized VMDK images as targets; to replace the files that a VMDK image has beside it;\n"
+	"block devices as targets; images that become smaller; emptying an overlay that is committed.\n";
 
 static const char man_end[] =
 	".SH EXIT STATUS\n"

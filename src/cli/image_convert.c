@@ -11,6 +11,7 @@ static const struct option_row rows[] = {
 	{ .name = "to", .arity = OPTION_ONE, .is_required = true, .group = "Options", .possible_values = image_formats,
 	  .help = "Format of the target" },
 	{ .name = "compress", .group = "Options", .help = "qcow2: compress clusters, where that makes them smaller" },
+	IMAGE_SUBFORMAT,
 	IMAGE_QCOW2_OPTIONS,
 	IMAGE_BACKING_FILES("Open the files that the source names, and copy the disk that they make together"),
 	IMAGE_FORCE,
@@ -37,9 +38,7 @@ static int convert(const struct image_command *c, const struct command_line *lin
 	rc = block_convert(i, p, &e);
 	image_progress_end(&progress);
 	block_close(i);
-	if (rc == -EEXIST && !p->may_replace)
-		(void)err_set(&e, EEXIST, "cannot create '%.300s': it exists already (--force replaces it)", p->path);
-	return rc < 0 ? image_fail(c, &e) : IMAGE_OK;
+	return image_made(c, p, rc, &e);
 }
 
 static int run(const struct image_command *c, const struct command_line *line)
@@ -53,11 +52,7 @@ static int run(const struct image_command *c, const struct command_line *line)
 	if (rc >= 0 && p.is_compressed && p.has_extended_l2)
 		rc = err_set(&e, EINVAL, "the arguments '--compress' and '--extended-l2' exclude each other");
 	if (rc < 0)
-		return image_usage(c, &e);
-	if (p.type != BLOCK_TYPE_RAW && p.type != BLOCK_TYPE_QCOW2) {
-		(void)err_set(&e, ENOTSUP, "not supported yet: --to %s", command_line_value(line, "to"));
-		return image_fail(c, &e);
-	}
+		return image_refuse_target(c, &e);
 	return convert(c, line, &p);
 }
 

@@ -19,6 +19,7 @@ static const struct option_row rows[] = {
 	  .help = "qcow2: the image that this one is based on; as it is written into it, relative to its folder" },
 	{ .name = "backing-format", .arity = OPTION_ONE, .group = "Options", .possible_values = image_formats,
 	  .help = "Format of the image that this one is based on; required with --backing" },
+	IMAGE_SUBFORMAT,
 	IMAGE_QCOW2_OPTIONS,
 	{ .name = "preallocation", .arity = OPTION_ONE, .group = "Options", .possible_values = preallocations, .def = "off",
 	  .help = "What is there from the start: nothing, qcow2's tables, space that the host reserves, zeroes that are written" },
@@ -39,7 +40,7 @@ static enum block_preallocation preallocation_of(const char *word)
 	return (enum block_preallocation)k;
 }
 
-/* -EINVAL: a usage error. */
+/* As image_read_target(). */
 static int read_words(const struct command_line *line, struct block_create_params *p, struct err *e)
 {
 	const char *size = command_line_value(line, "size");
@@ -55,8 +56,12 @@ static int read_words(const struct command_line *line, struct block_create_param
 	if ((p->backing_name != NULL) != (p->backing_format != NULL))
 		return err_set(e, EINVAL, "the arguments '--backing <backing>' and '--backing-format <backing-format>' are given "
 		               "together, or not at all");
-	if (p->type == BLOCK_TYPE_RAW && p->preallocation == BLOCK_PREALLOCATE_METADATA)
-		return err_set(e, EINVAL, "invalid value 'metadata' for '--preallocation <preallocation>': raw images have none");
+	if (p->type != BLOCK_TYPE_QCOW2 && p->preallocation == BLOCK_PREALLOCATE_METADATA)
+		return err_set(e, EINVAL, "invalid value 'metadata' for '--preallocation <preallocation>': only qcow2 images have "
+		               "any");
+	if (p->type > BLOCK_TYPE_QCOW2 && p->preallocation != BLOCK_PREALLOCATE_OFF && !image_is_fixed(p))
+		return err_set(e, EINVAL, "the argument '--preallocation <preallocation>' is for images that do not grow: "
+		               "'--subformat fixed', 'monolithicFlat' or 'twoGbMaxExtentFlat'");
 	if (p->backing_name && p->preallocation != BLOCK_PREALLOCATE_OFF)
 		return err_set(e, EINVAL, "the arguments '--backing <backing>' and '--preallocation <preallocation>' exclude each "
 		               "other: what is preallocated hides the backing file");
@@ -104,9 +109,7 @@ static int create(const struct image_command *c, const struct command_line *line
 		image_progress_end(&progress);
 	}
 	block_close(backing);
-	if (rc == -EEXIST && !p->may_replace)
-		(void)err_set(&e, EEXIST, "cannot create '%.300s': it exists already (--force replaces it)", p->path);
-	return rc < 0 ? image_fail(c, &e) : IMAGE_OK;
+	return image_made(c, p, rc, &e);
 }
 
 static int run(const struct image_command *c, const struct command_line *line)
@@ -114,11 +117,7 @@ static int run(const struct image_command *c, const struct command_line *line)
 	struct block_create_params p = { 0 };
 	struct err e = { 0 };
 	if (read_words(line, &p, &e) < 0)
-		return image_usage(c, &e);
-	if (p.type != BLOCK_TYPE_RAW && p.type != BLOCK_TYPE_QCOW2) {
-		(void)err_set(&e, ENOTSUP, "not supported yet: --format %s", command_line_value(line, "format"));
-		return image_fail(c, &e);
-	}
+		return image_refuse_target(c, &e);
 	return create(c, line, &p);
 }
 

@@ -19,7 +19,7 @@ extern const struct image_command image_create_command, image_info_command, imag
 
 /* --- rows that several commands have --- */
 
-extern const char *const image_formats[], *const image_compressions[]; /* NULL-ended */
+extern const char *const image_formats[], *const image_compressions[], *const image_subformats[]; /* NULL-ended */
 
 #define IMAGE_HELP { .name = "help", .short_name = 'h', .ends_parsing = true, .group = "Options", .help = "Print this help" }
 #define IMAGE_FORMAT(name_, of)                                                                                  \
@@ -44,6 +44,11 @@ extern const char *const image_formats[], *const image_compressions[]; /* NULL-e
 	  .help = "qcow2: keep account of 32 subclusters in each cluster, which takes clusters of 16K at least" }, \
 	{ .name = "lazy-refcounts", .group = "Options",                                                          \
 	  .help = "qcow2: write refcounts when the image is closed, and repair them after a crash" }
+#define IMAGE_SUBFORMAT                                                                                          \
+	{ .name = "subformat", .arity = OPTION_ONE, .group = "Options", .possible_values = image_subformats,     \
+	  .help = "Kind of image: of vhd and vhdx dynamic (the default) or fixed; of vmdk one of the others, "   \
+		  "monolithicSparse by default. Flat ones, and those of 2 GiB each, have their data in files "   \
+		  "beside the image" }
 #define IMAGE_FILE(name_, help_)                                                                                 \
 	{ .name = name_, .arity = OPTION_WORD, .is_required = true, .is_path = true, .group = "Arguments", .help = help_ }
 
@@ -53,9 +58,11 @@ enum block_type image_type(const char *word); /* of image_formats; NULL: AUTO */
 const char *image_qemu_format(const char *format); /* "vpc" for "vhd" */
 /* A number with at most one of K, M, G, T behind it. -EINVAL: a text that names the option. */
 int image_size(const char *option, const char *word, uint64_t *ret_bytes, struct err *e);
-/* The rows of IMAGE_QCOW2_OPTIONS and --force, and the format. -EINVAL: a usage error. */
+/* The rows of IMAGE_SUBFORMAT, IMAGE_QCOW2_OPTIONS and --force, and the format. For image_refuse_target(): -EINVAL is a usage
+ * error, -ENOTSUP says what is not supported yet. */
 int image_read_target(const struct command_line *line, const char *format_option, struct block_create_params *p,
                       struct err *e);
+bool image_is_fixed(const struct block_create_params *p); /* all of the disk has its place from the start */
 char *image_printable(const char *s); /* a copy that does nothing to a terminal; the caller's, or NULL */
 
 /* --- results --- */
@@ -63,6 +70,9 @@ char *image_printable(const char *s); /* a copy that does nothing to a terminal;
 int image_usage(const struct image_command *c, const struct err *e);
 /* Says why; ends the process as the signal would have, where one has stopped the work. */
 int image_fail(const struct image_command *c, struct err *e);
+int image_refuse_target(const struct image_command *c, struct err *e); /* why the words for the target will not do */
+/* The exit status after block_create() or block_convert(); says why it is not IMAGE_OK. */
+int image_made(const struct image_command *c, const struct block_create_params *p, int rc, struct err *e);
 const struct log *image_log(const struct image_command *c); /* warnings, on standard error */
 /* block_open(), with the command's own words where files that the image names are not to be opened. */
 int image_open(const struct image_command *c, const struct block_params *p, struct block_image **ret_i, struct err *e);

@@ -17,6 +17,10 @@
 const char *const image_formats[] = { "raw", "qcow2", "vhd", "vhdx", "vmdk", NULL };
 const char *const image_compressions[] = { "zlib", "zstd", NULL };
 
+/* qemu-img's names. */
+const char *const image_subformats[] = { "dynamic", "fixed", "monolithicSparse", "monolithicFlat", "twoGbMaxExtentSparse",
+	                                 "twoGbMaxExtentFlat", "streamOptimized", NULL };
+
 enum block_type image_type(const char *word)
 {
 	static const enum block_type types[] = { BLOCK_TYPE_RAW, BLOCK_TYPE_QCOW2, BLOCK_TYPE_VHD, BLOCK_TYPE_VHDX,
@@ -58,6 +62,42 @@ static int read_cluster_size(const struct command_line *line, struct block_creat
 	return 0;
 }
 
+static int read_subformat(const struct command_line *line, const char *format_option, struct block_create_params *p,
+                          struct err *e)
+{
+	/* As in image_subformats; streamOptimized has none. */
+	static const struct {
+		enum block_subformat subformat;
+		bool is_vmdk;
+	} kinds[] = {
+		{ BLOCK_SUBFORMAT_DYNAMIC, false }, { BLOCK_SUBFORMAT_FIXED, false },
+		{ BLOCK_SUBFORMAT_MONOLITHIC_SPARSE, true }, { BLOCK_SUBFORMAT_MONOLITHIC_FLAT, true },
+		{ BLOCK_SUBFORMAT_TWO_GB_SPARSE, true }, { BLOCK_SUBFORMAT_TWO_GB_FLAT, true },
+		{ BLOCK_SUBFORMAT_DEFAULT, true },
+	};
+	const char *word = command_line_value(line, "subformat");
+	unsigned k = 0;
+	if (!word)
+		return 0;
+	while (strcmp(image_subformats[k], word) != 0)
+		k++;
+	bool is_of_format = kinds[k].is_vmdk ? p->type == BLOCK_TYPE_VMDK :
+		                               p->type == BLOCK_TYPE_VHD || p->type == BLOCK_TYPE_VHDX;
+	if (!is_of_format)
+		return err_set(e, EINVAL, "invalid value '%s' for '--subformat <subformat>': that is a kind of '--%s %s'", word,
+		               format_option, kinds[k].is_vmdk ? "vmdk" : "vhd' or 'vhdx");
+	if (kinds[k].subformat == BLOCK_SUBFORMAT_DEFAULT)
+		return err_set(e, ENOTSUP, "not supported yet: --subformat %s", word);
+	p->subformat = kinds[k].subformat;
+	return 0;
+}
+
+bool image_is_fixed(const struct block_create_params *p)
+{
+	return p->subformat == BLOCK_SUBFORMAT_FIXED || p->subformat == BLOCK_SUBFORMAT_MONOLITHIC_FLAT ||
+	       p->subformat == BLOCK_SUBFORMAT_TWO_GB_FLAT;
+}
+
 int image_read_target(const struct command_line *line, const char *format_option, struct block_create_params *p,
                       struct err *e)
 {
@@ -71,7 +111,9 @@ int image_read_target(const struct command_line *line, const char *format_option
 	for (size_t i = 0; i < ARRAY_LEN(ours); i++)
 		if (p->type != BLOCK_TYPE_QCOW2 && command_line_count(line, ours[i]))
 			return err_set(e, EINVAL, "the argument '--%s' is for '--%s qcow2' only", ours[i], format_option);
-	int rc = read_cluster_size(line, p, e);
+	int rc = read_subformat(line, format_option, p, e);
+	if (rc >= 0)
+		rc = read_cluster_size(line, p, e);
 	if (rc >= 0 && p->has_extended_l2 && p->cluster_bytes && p->cluster_bytes < 16384)
 		rc = err_set(e, EINVAL, "invalid value '%s' for '--cluster-size <cluster-size>': '--extended-l2' needs 16K at "
 		             "least", command_line_value(line, "cluster-size"));
@@ -108,6 +150,20 @@ int image_fail(const struct image_command *c, struct err *e)
 		(void)raise(stopped);
 	}
 	return IMAGE_FAILED;
+}
+
+int image_refuse_target(const struct image_command *c, struct err *e)
+{
+	return e->code == ENOTSUP ? image_fail(c, e) : image_usage(c, e);
+}
+
+int image_made(const struct image_command *c, const struct block_create_params *p, int rc, struct err *e)
+{
+	if (rc >= 0)
+		return IMAGE_OK;
+	if (rc == -EEXIST && !p->may_replace)
+		(void)err_set(e, EEXIST, "cannot create '%.300s': it exists already (--force replaces it)", p->path);
+	return image_fail(c, e);
 }
 
 static void print_record(void *context, const struct log_record *r)

@@ -281,14 +281,17 @@ int main(int argc, char **argv)
 {
 	struct program p;
 
-	(void)umask(077); /* sockets, files and logs are the user's own */
+	const mode_t mask = umask(077); /* sockets, files and logs are the user's own */
 	fill_standard_descriptors();
 	program_init(&p, argc ? argv[0] : NULL);
 	if (p.is_remote)
 		return remote_main(argc, argv);
 	for (size_t i = 0; p.has_subcommands && argc >= 2 && i < n_subcommands; i++) {
-		if (strcmp(argv[1], subcommands[i].name) == 0)
-			return subcommands[i].run(argc - 1, argv + 1);
+		if (strcmp(argv[1], subcommands[i].name) != 0)
+			continue;
+		if (subcommands[i].keeps_umask)
+			(void)umask(mask);
+		return subcommands[i].run(argc - 1, argv + 1);
 	}
 	return with_options(&p, argc, argv);
 }

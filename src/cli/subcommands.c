@@ -13,10 +13,10 @@
 #define HELP_COLUMN 29
 
 const struct subcommand subcommands[] = {
-	{ "remote", "...", "Talk to a running VMM over its API socket", remote_main },
-	{ "doctor", "[--json]", "Can this machine run Linux guests, and why", doctor_main },
-	{ "image", "...", "Make, examine and change disk images", image_main },
-	{ "document", "...", "The manual pages, the API's description, shell completion", document_main },
+	{ "remote", "...", "Talk to a running VMM over its API socket", remote_main, false },
+	{ "doctor", "[--json]", "Can this machine run Linux guests, and why", doctor_main, false },
+	{ "image", "...", "Make, examine and change disk images", image_main, true },
+	{ "document", "...", "The manual pages, the API's description, shell completion", document_main, false },
 };
 const size_t n_subcommands = ARRAY_LEN(subcommands);
 

@@ -6,6 +6,7 @@
 struct subcommand {
 	const char *name, *words, *about;
 	int (*run)(int argc, char **argv); /* argv[0] is the name; the exit status */
+	bool keeps_umask; /* its files are for whom the user's umask says, and not for the user alone */
 };
 
 extern const struct subcommand subcommands[];

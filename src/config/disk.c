@@ -32,6 +32,13 @@ static const struct enum_name lock_granularity_names[] = {
 	{ 0 },
 };
 
+static const struct enum_name sync_names[] = {
+	{ .json = "Full", .word = "full", .value = SYNC_FULL },
+	{ .json = "Relaxed", .word = "relaxed", .value = SYNC_RELAXED },
+	{ .json = "None", .word = "none", .value = SYNC_NONE },
+	{ 0 },
+};
+
 #define T struct disk_config
 static const struct field disk_rows[] = {
 	ROW_PATH(T, path, .help = "Image file or block device"),
@@ -59,6 +66,9 @@ static const struct field disk_rows[] = {
 	ROW_ENUM(T, image_type, enum image_type, image_type_names, .def = IMAGE_UNKNOWN, .help = "Format of the image"),
 	ROW_ENUM(T, lock_granularity, enum lock_granularity, lock_granularity_names, .def = LOCK_BYTE_RANGE,
 	         .help = "How the image file is locked against other users"),
+	ROW_ENUM(T, sync, enum disk_sync, sync_names, .def = SYNC_FULL, .flags = ROW_NOT_SAID,
+	         .help = "Varan's own: what a flush of the guest's is worth. full: what was written is durable; relaxed: the same "
+	                 "on Linux; none: nothing is ever synced, and a power cut may destroy the disk, but no crash of Varan's"),
 	ROW_PAD(T, pad_),
 };
 const struct schema disk_schema =

@@ -128,6 +128,7 @@ struct queue_affinity_config {
 
 enum image_type { IMAGE_UNKNOWN, IMAGE_RAW, IMAGE_QCOW2, IMAGE_FIXED_VHD, IMAGE_VHDX, IMAGE_FLAT_VMDK };
 enum lock_granularity { LOCK_BYTE_RANGE, LOCK_FULL };
+enum disk_sync { SYNC_FULL, SYNC_RELAXED, SYNC_NONE };
 
 struct disk_config {
 	char *path;
@@ -141,6 +142,7 @@ struct disk_config {
 	uint64_t num_queues;
 	enum image_type image_type; /* IMAGE_UNKNOWN: nothing said */
 	enum lock_granularity lock_granularity;
+	enum disk_sync sync;
 	uint16_t queue_size;
 	uint16_t pci_segment;
 	bool has_rate_limiter_config, has_pci_device_id;
@@ -148,7 +150,7 @@ struct disk_config {
 	bool readonly, direct, iommu, vhost_user;
 	bool disable_io_uring, disable_aio;
 	bool backing_files, sparse;
-	uint8_t pad_[1];
+	uint8_t pad_[5];
 };
 
 enum vhost_mode { VHOST_CLIENT, VHOST_SERVER };

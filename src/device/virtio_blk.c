@@ -21,6 +21,7 @@
 #include "base/clock.h"
 #include "device/blk_counters.h"
 #include "device/rate_limit.h"
+#include "device/virtio_blk_space.h"
 
 #include <assert.h>
 #include <errno.h>
@@ -28,38 +29,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
-
-#define SECTOR_BYTES 512u
-
-/* 5.2.3 Feature bits */
-#define VIRTIO_BLK_F_SEG_MAX (1ull << 2)
-#define VIRTIO_BLK_F_RO (1ull << 5)
-#define VIRTIO_BLK_F_BLK_SIZE (1ull << 6)
-#define VIRTIO_BLK_F_FLUSH (1ull << 9)
-#define VIRTIO_BLK_F_TOPOLOGY (1ull << 10)
-#define VIRTIO_BLK_F_CONFIG_WCE (1ull << 11)
-#define VIRTIO_BLK_F_MQ (1ull << 12)
-#define VIRTIO_BLK_F_DISCARD (1ull << 13)
-#define VIRTIO_BLK_F_WRITE_ZEROES (1ull << 14)
-
-/* 5.2.4 struct virtio_blk_config: offsets */
-enum {
-	SPACE_CAPACITY = 0,
-	SPACE_SEG_MAX = 12,
-	SPACE_BLK_SIZE = 20,
-	SPACE_PHYSICAL_BLOCK_EXP = 24,
-	SPACE_MIN_IO_SIZE = 26,
-	SPACE_OPT_IO_SIZE = 28,
-	SPACE_WRITEBACK = 32,
-	SPACE_NUM_QUEUES = 34,
-	SPACE_MAX_DISCARD_SECTORS = 36,
-	SPACE_MAX_DISCARD_SEG = 40,
-	SPACE_DISCARD_SECTOR_ALIGNMENT = 44,
-	SPACE_MAX_WRITE_ZEROES_SECTORS = 48,
-	SPACE_MAX_WRITE_ZEROES_SEG = 52,
-	SPACE_WRITE_ZEROES_MAY_UNMAP = 56,
-	SPACE_BYTES = 60,
-};
 
 /* 5.2.6 Device operation */
 #define HEADER_BYTES 16u
@@ -75,11 +44,6 @@ enum {
 #define VIRTIO_BLK_S_UNSUPP 2u
 #define SEGMENT_F_UNMAP 1u
 
-/* Ours, within what the fields can say. Zeroes may have to be written one by one, while a reset waits. */
-#define MAX_SEGMENTS 16u
-#define MAX_DISCARD_SECTORS (2u << 20)
-#define MAX_WRITE_ZEROES_SECTORS (512u << 10)
-
 struct segment { /* 5.2.6, checked; takes a cell */
 	uint64_t sector;
 	uint32_t n_sectors, flags;
@@ -87,9 +51,9 @@ struct segment { /* 5.2.6, checked; takes a cell */
 
 _Static_assert(sizeof(struct segment) == sizeof(struct iovec), "both are cells");
 
-/* Chains of up to SMALL_IOVS buffers need no slot: twice as many cells, or room for MAX_SEGMENTS behind them. */
+/* Chains of up to SMALL_IOVS buffers need no slot: twice as many cells, or room for BLK_MAX_SEGMENTS behind them. */
 #define SMALL_IOVS 12u
-#define SMALL_CELLS (SMALL_IOVS + MAX_SEGMENTS)
+#define SMALL_CELLS (SMALL_IOVS + BLK_MAX_SEGMENTS)
 #define SLOT_AREA_BYTES (4u << 20)
 
 _Static_assert(SMALL_CELLS >= 2 * SMALL_IOVS, "a small chain fits with its data");
@@ -148,7 +112,7 @@ static struct virtio_blk *blk_of(struct virtio_device *v)
 
 static size_t cells_per_slot(const struct virtio_device *v)
 {
-	return 2 * (size_t)v->queue_size + MAX_SEGMENTS;
+	return 2 * (size_t)v->queue_size + BLK_MAX_SEGMENTS;
 }
 
 static int map_area(struct blk_queue *bq, struct err *e)
@@ -289,8 +253,8 @@ static void submit_segment(struct blk_request *r)
 	const struct segment *s = (const struct segment *)(const void *)r->cells + r->n_next_segment++;
 	r->io.op = r->type == VIRTIO_BLK_T_DISCARD ? BLOCK_DISCARD : BLOCK_WRITE_ZEROES;
 	r->io.may_unmap = (s->flags & SEGMENT_F_UNMAP) != 0;
-	r->io.offset_bytes = s->sector * SECTOR_BYTES;
-	r->io.n_bytes = (uint64_t)s->n_sectors * SECTOR_BYTES;
+	r->io.offset_bytes = s->sector * BLK_SECTOR_BYTES;
+	r->io.n_bytes = (uint64_t)s->n_sectors * BLK_SECTOR_BYTES;
 	block_submit(r->queue->lane, &r->io);
 }
 
@@ -358,11 +322,11 @@ static void begin_transfer(struct blk_request *r)
 	bool is_read = r->type == VIRTIO_BLK_T_IN;
 	uint32_t n_bytes = data_bytes(r);
 
-	if (n_bytes % SECTOR_BYTES) {
+	if (n_bytes % BLK_SECTOR_BYTES) {
 		refuse(r, VIRTIO_BLK_S_IOERR, "the data is no multiple of 512 bytes");
 		return;
 	}
-	if (!is_in_disk(r->queue->blk, r->sector, n_bytes / SECTOR_BYTES)) {
+	if (!is_in_disk(r->queue->blk, r->sector, n_bytes / BLK_SECTOR_BYTES)) {
 		refuse(r, VIRTIO_BLK_S_IOERR, "beyond the disk's end");
 		return;
 	}
@@ -371,7 +335,7 @@ static void begin_transfer(struct blk_request *r)
 	assert(n_iov >= 0); /* a part of the chain is no longer than the chain */
 	r->n_done_bytes = is_read ? n_bytes : 0;
 	r->io.op = is_read ? BLOCK_READ : BLOCK_WRITE;
-	r->io.offset_bytes = r->sector * SECTOR_BYTES;
+	r->io.offset_bytes = r->sector * BLK_SECTOR_BYTES;
 	r->io.n_bytes = n_bytes;
 	r->io.iov = r->cells;
 	r->io.n_iov = n_iov;
@@ -393,7 +357,7 @@ static void begin_get_id(struct blk_request *r)
 static uint8_t read_segments(struct blk_request *r, unsigned n_segments, const char **ret_why)
 {
 	bool is_discard = r->type == VIRTIO_BLK_T_DISCARD;
-	uint32_t max_sectors = is_discard ? MAX_DISCARD_SECTORS : MAX_WRITE_ZEROES_SECTORS;
+	uint32_t max_sectors = is_discard ? BLK_MAX_DISCARD_SECTORS : BLK_MAX_WRITE_ZEROES_SECTORS;
 	struct segment *s = (struct segment *)(void *)r->cells;
 	uint8_t status = VIRTIO_BLK_S_OK;
 
@@ -427,7 +391,7 @@ static void begin_segments(struct blk_request *r)
 		refuse(r, VIRTIO_BLK_S_UNSUPP, "its feature was not negotiated");
 		return;
 	}
-	if (n_bytes % SEGMENT_BYTES || n_segments == 0 || n_segments > MAX_SEGMENTS) {
+	if (n_bytes % SEGMENT_BYTES || n_segments == 0 || n_segments > BLK_MAX_SEGMENTS) {
 		refuse(r, VIRTIO_BLK_S_IOERR, "its segments are cut off, or none, or too many");
 		return;
 	}
@@ -543,34 +507,6 @@ static bool blk_space_write(struct virtio_device *v, unsigned offset, const uint
 	return true;
 }
 
-static void fill_space(struct virtio_blk *b, const struct block_limits *l)
-{
-	struct virtio_device *v = &b->v;
-	uint8_t *s = v->space;
-	uint32_t blocks_per_physical = l->physical_block_bytes / l->logical_block_bytes;
-	assert(is_power_of_two(blocks_per_physical));
-
-	put_le64(s + SPACE_CAPACITY, b->n_sectors);
-	/* Header and status take a descriptor each. */
-	put_le32(s + SPACE_SEG_MAX, v->queue_size > 2 ? v->queue_size - 2 : 1);
-	put_le32(s + SPACE_BLK_SIZE, l->logical_block_bytes);
-	s[SPACE_PHYSICAL_BLOCK_EXP] = (uint8_t)__builtin_ctz(blocks_per_physical);
-	put_le16(s + SPACE_MIN_IO_SIZE, (uint16_t)min_u64(blocks_per_physical, UINT16_MAX));
-	put_le32(s + SPACE_OPT_IO_SIZE, l->optimal_io_bytes / l->logical_block_bytes);
-	if (v->offered & VIRTIO_BLK_F_MQ)
-		put_le16(s + SPACE_NUM_QUEUES, (uint16_t)v->n_queues);
-	if (v->offered & VIRTIO_BLK_F_DISCARD) {
-		put_le32(s + SPACE_MAX_DISCARD_SECTORS, MAX_DISCARD_SECTORS);
-		put_le32(s + SPACE_MAX_DISCARD_SEG, MAX_SEGMENTS);
-		put_le32(s + SPACE_DISCARD_SECTOR_ALIGNMENT, l->discard_granularity_bytes / SECTOR_BYTES);
-	}
-	if (v->offered & VIRTIO_BLK_F_WRITE_ZEROES) {
-		put_le32(s + SPACE_MAX_WRITE_ZEROES_SECTORS, MAX_WRITE_ZEROES_SECTORS);
-		put_le32(s + SPACE_MAX_WRITE_ZEROES_SEG, MAX_SEGMENTS);
-		s[SPACE_WRITE_ZEROES_MAY_UNMAP] = l->can_discard;
-	}
-}
-
 /* --- the class --- */
 
 static int blk_open(struct virtio_device *v, const void *params, struct err *e)
@@ -587,18 +523,10 @@ static int blk_open(struct virtio_device *v, const void *params, struct err *e)
 	b->image = p->image;
 	b->limit = p->limit;
 	b->is_readonly = p->is_readonly || l.is_readonly;
-	b->n_sectors = l.n_bytes / SECTOR_BYTES;
+	b->n_sectors = l.n_bytes / BLK_SECTOR_BYTES;
 	memcpy(b->serial, p->serial, sizeof b->serial);
 
-	if (b->is_readonly)
-		v->offered |= VIRTIO_BLK_F_RO;
-	if (v->n_queues > 1)
-		v->offered |= VIRTIO_BLK_F_MQ;
-	if (l.can_discard && !b->is_readonly)
-		v->offered |= VIRTIO_BLK_F_DISCARD;
-	if (l.can_write_zeroes && !b->is_readonly)
-		v->offered |= VIRTIO_BLK_F_WRITE_ZEROES;
-	fill_space(b, &l);
+	blk_space_fill(v, &l, b->is_readonly);
 
 	b->queues = calloc(v->n_queues, sizeof *b->queues);
 	if (!b->queues)
@@ -671,7 +599,7 @@ void virtio_blk_resized(struct virtio_device *v)
 	uint8_t capacity[8];
 
 	block_image_limits(b->image, &l);
-	uint64_t n_sectors = l.n_bytes / SECTOR_BYTES;
+	uint64_t n_sectors = l.n_bytes / BLK_SECTOR_BYTES;
 	put_le64(capacity, n_sectors);
 	/* Queues first: a driver that has seen the new capacity (5.2.4, 2.5.4) is not to be refused what lies there. */
 	b->n_sectors = n_sectors;
@@ -686,8 +614,7 @@ static void blk_reset(struct virtio_device *v)
 const struct virtio_class virtio_blk = {
 	.name = "block",
 	.virtio_id = VIRTIO_ID_BLOCK,
-	.features = VIRTIO_BLK_F_SEG_MAX | VIRTIO_BLK_F_BLK_SIZE | VIRTIO_BLK_F_FLUSH | VIRTIO_BLK_F_TOPOLOGY |
-	            VIRTIO_BLK_F_CONFIG_WCE,
+	.features = BLK_SPACE_FEATURES,
 	.n_space_bytes = SPACE_BYTES,
 	.size = sizeof(struct virtio_blk),
 	.queue_size = 128,

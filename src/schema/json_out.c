@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* An object as JSON, in the one canonical form: members in row order, no spaces, what is not set left out, everything
- * else written even when it is the default. The text must be UTF-8; a path that is not has no JSON form. */
+ * else written even when it is the default (but for ROW_NOT_SAID). The text must be UTF-8; a path that is not has no JSON form. */
 #include "schema/field.h"
 
 #include "schema/words.h"
@@ -121,6 +121,8 @@ static int write_value(const struct write *w, const struct field *f, const void 
 static bool is_set(const struct field *f, const void *object)
 {
 	size_t n;
+	if ((f->flags & ROW_NOT_SAID) && field_number(f, object) == f->def)
+		return false;
 	if (field_is_text(f))
 		return field_text(f, object) != NULL;
 	if (field_is_list(f))

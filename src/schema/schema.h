@@ -55,6 +55,7 @@ enum row_flags {
 	ROW_HEX = 1 << 14,        /* a number whose option form is 0x and hexadecimal digits */
 	ROW_DESCRIPTORS = 1 << 15, /* INTEGERS: of this process; they leave and enter it as -1 */
 	ROW_NO_RECORD = 1 << 16,   /* of this process, and neither written to a snapshot nor taken from one */
+	ROW_NOT_SAID = 1 << 17,    /* a number, BOOL or ENUM: left out of JSON when it is the default */
 };
 
 struct enum_name {

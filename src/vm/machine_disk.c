@@ -66,6 +66,19 @@ static enum block_type block_type_of(enum image_type type)
 	return BLOCK_TYPE_AUTO;
 }
 
+static enum block_sync block_sync_of(enum disk_sync sync)
+{
+	switch (sync) {
+	case SYNC_FULL:
+		break;
+	case SYNC_RELAXED:
+		return BLOCK_SYNC_RELAXED;
+	case SYNC_NONE:
+		return BLOCK_SYNC_NONE;
+	}
+	return BLOCK_SYNC_FULL;
+}
+
 static int open_disk(struct machine *m, struct attached *a, const void *config, struct err *e)
 {
 	const struct disk_config *c = config;
@@ -85,6 +98,7 @@ static int open_disk(struct machine *m, struct attached *a, const void *config, 
 		.has_discard = c->sparse,
 		.image_type = block_type_of(c->image_type),
 		.may_use_backing_files = c->backing_files,
+		.sync = block_sync_of(c->sync),
 		.log = &log,
 	};
 	struct rate_limit *limit = NULL;

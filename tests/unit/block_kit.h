@@ -91,7 +91,7 @@ __attribute__((format(printf, 1, 2))) static int kit_try(const char *fmt, ...)
 		}                                                                                     \
 	} while (0)
 
-static void kit_need_qemu(void)
+__attribute__((unused)) static void kit_need_qemu(void)
 {
 	if (kit_try("command -v qemu-img && command -v qemu-io") != 0)
 		test_skip("qemu-img and qemu-io are not installed");
@@ -119,6 +119,7 @@ struct kit {
 	char path[128];
 	enum block_type type;
 	int mode;
+	enum block_sync sync;
 	bool is_readonly;
 	struct block_image *image;
 	struct loop *loops[KIT_LANES];
@@ -130,7 +131,7 @@ static struct block_params kit_params(const struct kit *k)
 	return (struct block_params){
 		.path = k->path, .is_direct = k->mode & KIT_DIRECT, .has_no_io_uring = k->mode & KIT_WORKERS,
 		.has_discard = true, .image_type = k->type, .may_use_backing_files = true, .is_readonly = k->is_readonly,
-		.log = &kit_logger,
+		.sync = k->sync, .log = &kit_logger,
 	};
 }
 

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* VHD, VHDX and VMDK when something dies: the process, the host, or a write. What was flushed is there afterwards. */
+/* Images of all formats when something dies: the process, the host, or a write. What was flushed is there afterwards. */
 #include "block_kit.h"
 
 #include <pthread.h>
@@ -33,10 +33,11 @@ static void create(struct kit *k, const struct kind *kind)
 
 /* --- stamps: a sector says which write it is of --- */
 
-/* What each sector held when it was last flushed, and the first and last stamp written since; 0: none. */
+/* What each sector held when it was last flushed, and the first and last stamp written since; 0: none, or zeroes. */
 struct stamps {
-	uint32_t flushed[N_SECTORS], first_since[N_SECTORS], now[N_SECTORS];
-	uint32_t next;
+	uint32_t flushed[N_SECTORS], first_since[N_SECTORS], last_since[N_SECTORS], now[N_SECTORS];
+	bool was_zeroed[N_SECTORS]; /* since */
+	uint32_t next, n_flushes;
 };
 
 static void stamp_sectors(struct stamps *s, uint8_t *buffer, uint64_t sector, uint64_t n)
@@ -47,7 +48,16 @@ static void stamp_sectors(struct stamps *s, uint8_t *buffer, uint64_t sector, ui
 			memcpy(buffer + k * SECTOR + j, &s->next, 4);
 		if (!s->first_since[sector + k])
 			s->first_since[sector + k] = s->next;
-		s->now[sector + k] = s->next;
+		s->last_since[sector + k] = s->now[sector + k] = s->next;
+	}
+}
+
+static void stamp_zeroes(struct stamps *s, uint64_t sector, uint64_t n)
+{
+	s->next++;
+	for (uint64_t k = 0; k < n; k++) {
+		s->was_zeroed[sector + k] = true;
+		s->now[sector + k] = 0;
 	}
 }
 
@@ -55,6 +65,8 @@ static void stamps_flushed(struct stamps *s)
 {
 	memcpy(s->flushed, s->now, sizeof s->flushed);
 	memset(s->first_since, 0, sizeof s->first_since);
+	memset(s->was_zeroed, 0, sizeof s->was_zeroed);
+	s->n_flushes++;
 }
 
 static void check_stamps(struct kit *k, const struct stamps *s)
@@ -66,10 +78,12 @@ static void check_stamps(struct kit *k, const struct stamps *s)
 		memcpy(&stamp, buffer + n * SECTOR, 4);
 		memcpy(&other, buffer + n * SECTOR + SECTOR - 4, 4);
 		EQ(stamp, other);
-		bool is_since = s->first_since[n] && stamp >= s->first_since[n] && stamp <= s->now[n];
+		bool is_since = s->first_since[n] && stamp >= s->first_since[n] && stamp <= s->last_since[n];
+		is_since |= s->was_zeroed[n] && stamp == 0;
 		if (stamp != s->flushed[n] && !is_since)
-			test_fail(__FILE__, __LINE__, "sector %llu holds write %u; %u was flushed, and %u to %u were since",
-			          (unsigned long long)n, stamp, s->flushed[n], s->first_since[n], s->now[n]);
+			test_fail(__FILE__, __LINE__, "sector %llu holds write %u; %u was flushed, and %u to %u were since%s",
+			          (unsigned long long)n, stamp, s->flushed[n], s->first_since[n], s->last_since[n],
+			          s->was_zeroed[n] ? ", and zeroes" : "");
 	}
 	free(buffer);
 }
@@ -100,13 +114,60 @@ static void flush(struct kit *k, struct stamps *s)
 
 /* --- the process dies --- */
 
+struct killed_kind {
+	struct kind kind;
+	enum block_sync sync;
+	int repaired_by; /* the exit status of a check that finds what a crash may leave; 0: nothing is */
+};
+
+static const struct killed_kind killed[] = {
+	{ { "raw", "raw", NULL, BLOCK_TYPE_RAW, false }, BLOCK_SYNC_FULL, 0 },
+	{ { "qcow2", "qcow2", "cluster_size=64k", BLOCK_TYPE_QCOW2, true }, BLOCK_SYNC_FULL, 3 },
+	{ { "qcow2-4k", "qcow2", "cluster_size=4k", BLOCK_TYPE_QCOW2, true }, BLOCK_SYNC_FULL, 3 },
+	{ { "qcow2-sub", "qcow2", "extended_l2=on", BLOCK_TYPE_QCOW2, true }, BLOCK_SYNC_FULL, 3 },
+	{ { "qcow2-unsynced", "qcow2", "cluster_size=64k", BLOCK_TYPE_QCOW2, true }, BLOCK_SYNC_NONE, 3 },
+	{ { "qcow2-4k-unsynced", "qcow2", "cluster_size=4k", BLOCK_TYPE_QCOW2, true }, BLOCK_SYNC_NONE, 3 },
+	{ { "vhd", "vpc", "subformat=dynamic,force_size=on", BLOCK_TYPE_VHD, false }, BLOCK_SYNC_FULL, 0 },
+	{ { "vhdx", "vhdx", "subformat=dynamic,block_size=1M", BLOCK_TYPE_VHDX, true }, BLOCK_SYNC_FULL, 0 },
+	{ { "vmdk", "vmdk", "subformat=monolithicSparse", BLOCK_TYPE_VMDK, true }, BLOCK_SYNC_FULL, 0 },
+	{ { "vmdk-unsynced", "vmdk", "subformat=monolithicSparse", BLOCK_TYPE_VMDK, true }, BLOCK_SYNC_NONE, 0 },
+};
+
+#define N_AT_ONCE 6u
+
+/* Some writes that do not meet, on both lanes at once; at times one of zeroes. */
+static void write_many(struct kit *k, struct stamps *s, struct kit_op *ops)
+{
+	unsigned n_ops = 1 + (unsigned)kit_chance(N_AT_ONCE);
+	for (unsigned j = 0; j < n_ops; j++) {
+		uint64_t n, sector;
+		do {
+			n = 1 + kit_chance(200);
+			sector = kit_chance(N_SECTORS - n);
+		} while (kit_meets(ops, j, sector * SECTOR, n * SECTOR));
+		bool is_zeroes = kit_chance(5) == 0;
+		if (is_zeroes)
+			stamp_zeroes(s, sector, n);
+		else
+			stamp_sectors(s, ops[j].buffer, sector, n);
+		ops[j].r.may_unmap = kit_chance(2);
+		kit_submit(k, (unsigned)kit_chance(KIT_LANES), &ops[j], is_zeroes ? BLOCK_WRITE_ZEROES : BLOCK_WRITE,
+		           sector * SECTOR, n * SECTOR);
+	}
+	kit_wait(k, ops, n_ops);
+	for (unsigned j = 0; j < n_ops; j++)
+		EQ(ops[j].result, 0);
+}
+
 static void live_until_killed(struct kit *k, struct stamps *s)
 {
-	uint8_t *buffer = malloc(256 * SECTOR);
+	static struct kit_op ops[N_AT_ONCE];
+	for (unsigned j = 0; j < N_AT_ONCE; j++)
+		ops[j].buffer = malloc(256 * SECTOR);
 	kit_open(k);
-	for (unsigned n = 0;; n++) {
-		write_some(k, s, buffer);
-		if (kit_chance(6) == 0)
+	for (;;) {
+		write_many(k, s, ops);
+		if (kit_chance(3) == 0)
 			flush(k, s);
 	}
 }
@@ -126,7 +187,24 @@ static void wait_until_free(const struct kit *k)
 	close(fd);
 }
 
-static void kill_once(struct kit *k, const struct kind *kind, struct stamps *s)
+/* QEMU's view of a copy: it replays the log, or does without one, and then reads what we read. */
+static void judge(struct kit *k, const struct killed_kind *kind, const struct stamps *s)
+{
+	const char *qemu = kind->kind.qemu;
+	kit_run("cp --sparse=always %s %s.copy", k->path, k->path);
+	if (kind->kind.can_check) {
+		const char *repair = kind->kind.type == BLOCK_TYPE_VHDX ? "-r all" : "";
+		int rc = kit_try("qemu-img check %s -f %s %s.copy", repair, qemu, k->path);
+		if (rc != 0 && rc != kind->repaired_by)
+			test_fail(__FILE__, __LINE__, "%s: qemu-img check says %d", k->path, rc);
+	}
+	kit_open(k);
+	check_stamps(k, s);
+	kit_close(k);
+	kit_run("qemu-img compare -f %s -F %s %s %s.copy", qemu, qemu, k->path, k->path);
+}
+
+static void kill_once(struct kit *k, const struct killed_kind *kind, struct stamps *s)
 {
 	kit_seed += 77777;
 	pid_t pid = fork();
@@ -134,7 +212,7 @@ static void kill_once(struct kit *k, const struct kind *kind, struct stamps *s)
 		live_until_killed(k, s);
 	OK(pid > 0);
 	/* When it has done something, at no moment in particular. */
-	uint32_t enough = s->next + 10 + (uint32_t)kit_chance(40);
+	uint32_t enough = s->next + 10 + (uint32_t)kit_chance(80);
 	for (unsigned n = 0; __atomic_load_n(&s->next, __ATOMIC_RELAXED) < enough; n++) {
 		OK(n < 100000);
 		test_sleep_us(100);
@@ -143,34 +221,89 @@ static void kill_once(struct kit *k, const struct kind *kind, struct stamps *s)
 	EQ(kill(pid, SIGKILL), 0);
 	EQ(waitpid(pid, NULL, 0), pid);
 	wait_until_free(k);
-	/* QEMU's view of a copy: it replays the log, or does without one, and then reads what we read. */
-	kit_run("cp --sparse=always %s %s.copy", k->path, k->path);
-	if (kind->can_check)
-		kit_run("qemu-img check %s -f %s %s.copy", kind->type == BLOCK_TYPE_VHDX ? "-r all" : "", kind->qemu, k->path);
-	kit_open(k);
-	check_stamps(k, s);
-	kit_close(k);
-	kit_run("qemu-img compare -f %s -F %s %s %s.copy", kind->qemu, kind->qemu, k->path, k->path);
+	judge(k, kind, s);
 	kit_open(k);
 	adopt(k, s);
 	kit_close(k);
 }
 
-TEST(what_was_flushed_survives_a_kill)
+static void create_killed(struct kit *k, const struct killed_kind *kind, struct stamps *s)
 {
+	memset(s, 0, sizeof *s);
+	if (kind->kind.options) {
+		create(k, &kind->kind);
+	} else {
+		*k = (struct kit){ .type = kind->kind.type };
+		(void)snprintf(k->path, sizeof k->path, "%s/%s", kit_folder, kind->kind.name);
+		kit_run("rm -f %s; truncate -s %llu %s", k->path, DISK_BYTES, k->path);
+	}
+	k->sync = kind->sync;
+}
+
+/* Whole: 540 kills over raw and qcow2, and some over the others; a new image after each ten, by the ring and by workers. */
+#define KILLS_OF_AN_IMAGE 10u
+
+static void kill_many(size_t first, size_t n_kinds, unsigned n_whole)
+{
+	unsigned n_kills = 0, n_writes = 0, n_flushes = 0;
+	struct stamps *s = mmap(NULL, sizeof *s, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	OK(s != MAP_FAILED);
 	kit_need_qemu();
 	kit_folder_new(0);
-	for (size_t n = 0; n < ARRAY_LEN(kinds); n++) {
-		struct kit k;
-		struct stamps *s = mmap(NULL, sizeof *s, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-		OK(s != MAP_FAILED);
-		create(&k, &kinds[n]);
-		for (unsigned round = 0; round < kit_rounds(12); round++)
-			kill_once(&k, &kinds[n], s);
-		OK(s->next > kit_rounds(100));
-		munmap(s, sizeof *s);
+	for (size_t n = first; n < first + n_kinds; n++) {
+		struct kit k = { 0 };
+		for (unsigned round = 0; round < (kit_is_whole() ? n_whole : 2); round++) {
+			if (round % KILLS_OF_AN_IMAGE == 0) {
+				n_writes += s->next;
+				n_flushes += s->n_flushes;
+				create_killed(&k, &killed[n], s);
+			}
+			k.mode = round % 2 ? KIT_WORKERS : 0;
+			kill_once(&k, &killed[n], s);
+			n_kills++;
+		}
 	}
+	n_writes += s->next;
+	n_flushes += s->n_flushes;
+	OK(n_writes > 10 * n_kills && n_flushes > n_kills);
+	printf("# %u kills, %u writes, %u flushes\n", n_kills, n_writes, n_flushes);
+	munmap(s, sizeof *s);
 	kit_folder_done();
+}
+
+TEST(what_was_flushed_to_a_raw_image_survives_a_kill)
+{
+	kill_many(0, 1, 90);
+}
+
+TEST(what_was_flushed_to_qcow2_survives_a_kill)
+{
+	kill_many(1, 1, 90);
+}
+
+TEST(what_was_flushed_to_qcow2_with_small_clusters_survives_a_kill)
+{
+	kill_many(2, 1, 90);
+}
+
+TEST(what_was_flushed_to_qcow2_with_subclusters_survives_a_kill)
+{
+	kill_many(3, 1, 90);
+}
+
+TEST(what_was_flushed_to_qcow2_survives_a_kill_without_any_sync)
+{
+	kill_many(4, 1, 90);
+}
+
+TEST(what_was_flushed_to_qcow2_with_small_clusters_survives_a_kill_without_any_sync)
+{
+	kill_many(5, 1, 90);
+}
+
+TEST(what_was_flushed_to_other_formats_survives_a_kill)
+{
+	kill_many(6, ARRAY_LEN(killed) - 6, 20);
 }
 
 /* --- the host dies --- */

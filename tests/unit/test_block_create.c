@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Images that are made, copied and committed: whole or not at all, sound to QEMU's own tools, and then a disk like any
  * other for random work. The program's tests (test_image.py) have the rest. */
+#include "backend/block_writer.h"
 #include "block_kit.h"
 
 #include <sys/syscall.h>
@@ -46,27 +47,62 @@ static const struct block_create_params kinds[] = {
 	{ .preallocation = BLOCK_PREALLOCATE_METADATA, .cluster_bytes = 512 },
 	{ .preallocation = BLOCK_PREALLOCATE_FALLOC },
 	{ .preallocation = BLOCK_PREALLOCATE_FULL, .cluster_bytes = 4096 },
+	{ .type = BLOCK_TYPE_VHD },
+	{ .type = BLOCK_TYPE_VHD, .subformat = BLOCK_SUBFORMAT_FIXED },
+	{ .type = BLOCK_TYPE_VHD, .subformat = BLOCK_SUBFORMAT_FIXED, .preallocation = BLOCK_PREALLOCATE_FULL },
+	{ .type = BLOCK_TYPE_VHDX },
+	{ .type = BLOCK_TYPE_VHDX, .subformat = BLOCK_SUBFORMAT_FIXED, .preallocation = BLOCK_PREALLOCATE_FALLOC },
+	{ .type = BLOCK_TYPE_VMDK },
+	{ .type = BLOCK_TYPE_VMDK, .subformat = BLOCK_SUBFORMAT_MONOLITHIC_FLAT, .preallocation = BLOCK_PREALLOCATE_FULL },
+	{ .type = BLOCK_TYPE_VMDK, .subformat = BLOCK_SUBFORMAT_TWO_GB_SPARSE },
+	{ .type = BLOCK_TYPE_VMDK, .subformat = BLOCK_SUBFORMAT_TWO_GB_FLAT },
 };
+
+static const char *qemu_name(enum block_type type)
+{
+	static const char *const names[] = { [BLOCK_TYPE_RAW] = "raw", [BLOCK_TYPE_QCOW2] = "qcow2", [BLOCK_TYPE_VHD] = "vpc",
+		                             [BLOCK_TYPE_VHDX] = "vhdx", [BLOCK_TYPE_VMDK] = "vmdk" };
+	return names[type];
+}
+
+static void qemu_check(const struct kit *k)
+{
+	if (k->type != BLOCK_TYPE_RAW && k->type != BLOCK_TYPE_VHD) /* which QEMU has nothing to check of */
+		kit_run("qemu-img check -f %s %s", qemu_name(k->type), k->path);
+}
+
+static bool has_files_beside(const struct block_create_params *p)
+{
+	return p->subformat >= BLOCK_SUBFORMAT_MONOLITHIC_FLAT;
+}
 
 static void work_on(const struct block_create_params *p)
 {
 	struct kit k = kit_at("disk", p->type ? p->type : BLOCK_TYPE_QCOW2);
-	const char *format = k.type == BLOCK_TYPE_RAW ? "raw" : "qcow2";
+	const char *format = qemu_name(k.type);
 	struct kit_model m;
 	struct err e = { 0 };
 	if (create(&k, *p, &e) < 0)
 		test_fail(__FILE__, __LINE__, "%s", e.text);
-	EQ(n_files(), 1);
+	EQ(n_files(), 1 + has_files_beside(p));
 	kit_model_new(&m, 0, DISK_BYTES);
+	qemu_check(&k);
 	kit_qemu_compare(&k, format, &m, DISK_BYTES);
 	kit_open(&k);
 	kit_work(&k, &m, 240);
 	kit_compare(&k, &m);
 	kit_close(&k);
-	if (k.type == BLOCK_TYPE_QCOW2)
-		kit_run("qemu-img check -f qcow2 %s", k.path);
+	qemu_check(&k);
 	kit_qemu_compare(&k, format, &m, DISK_BYTES);
-	unlink(k.path);
+	/* And by QEMU's hand. */
+	kit_run("qemu-io -f %s -c 'write -P 7 1M 3M' -c 'write -P 8 11M 18944' -c flush %s", format, k.path);
+	qemu_check(&k);
+	memset(m.bytes + (1 << 20), 7, 3 << 20);
+	memset(m.bytes + (11 << 20), 8, 18944);
+	kit_open(&k);
+	kit_compare(&k, &m);
+	kit_close(&k);
+	kit_run("rm %s*", k.path);
 	free(m.bytes);
 }
 
@@ -76,6 +112,41 @@ TEST(a_new_image_is_a_sound_empty_disk)
 	kit_folder_new(0);
 	for (size_t n = 0; n < ARRAY_LEN(kinds); n++)
 		work_on(&kinds[n]);
+	kit_folder_done();
+}
+
+/* What is written last, at the far end, is found: by QEMU, and by us. */
+TEST(the_largest_disks_of_each_kind)
+{
+	static const struct {
+		struct block_create_params p;
+		unsigned n_files;
+	} cases[] = {
+		{ { .type = BLOCK_TYPE_VHD, .n_bytes = 2040ull << 30 }, 1 },
+		{ { .type = BLOCK_TYPE_VHDX, .n_bytes = 64ull << 40 }, 1 },
+		{ { .type = BLOCK_TYPE_VMDK, .n_bytes = 2ull << 40 }, 1 },
+		{ { .type = BLOCK_TYPE_VMDK, .n_bytes = (4ull << 30) + 512, .subformat = BLOCK_SUBFORMAT_TWO_GB_SPARSE }, 4 },
+		{ { .type = BLOCK_TYPE_VMDK, .n_bytes = (4ull << 30) + 512, .subformat = BLOCK_SUBFORMAT_TWO_GB_FLAT }, 4 },
+	};
+	kit_need_qemu();
+	kit_folder_new(0);
+	for (size_t n = 0; n < ARRAY_LEN(cases); n++) {
+		struct kit k = kit_at("disk.img", cases[n].p.type);
+		uint8_t sector[512], other[512];
+		struct err e = { 0 };
+		if (create(&k, cases[n].p, &e) < 0)
+			test_fail(__FILE__, __LINE__, "%s", e.text);
+		EQ(n_files(), cases[n].n_files);
+		memset(sector, 0x5a, sizeof sector);
+		kit_open(&k);
+		EQ(kit_do(&k, BLOCK_WRITE, cases[n].p.n_bytes - 512, sector, 512), 0);
+		EQ(kit_do(&k, BLOCK_READ, cases[n].p.n_bytes - 1024, other, 512), 0);
+		OK(block_is_zero(other, 512));
+		kit_close(&k);
+		kit_run("qemu-io -r -f %s -c 'read -P 0x5a %llu 512' -c 'read -P 0 %llu 512' %s", qemu_name(k.type),
+		        (unsigned long long)cases[n].p.n_bytes - 512, (unsigned long long)cases[n].p.n_bytes - 1024, k.path);
+		kit_run("rm %s/disk*", kit_folder);
+	}
 	kit_folder_done();
 }
 
@@ -115,7 +186,19 @@ TEST(what_cannot_be_made_is_refused_and_leaves_nothing)
 		{ { .type = BLOCK_TYPE_RAW, .backing_name = "b" }, EINVAL, "raw images cannot be based on others" },
 		{ { .type = BLOCK_TYPE_RAW, .cluster_bytes = 512 }, EINVAL, "raw images have no clusters" },
 		{ { .type = BLOCK_TYPE_RAW, .preallocation = BLOCK_PREALLOCATE_METADATA }, EINVAL, "no metadata" },
-		{ { .type = BLOCK_TYPE_VHDX }, ENOTSUP, "not supported yet" },
+		{ { .type = BLOCK_TYPE_RAW, .subformat = BLOCK_SUBFORMAT_FIXED }, EINVAL, "all of one kind" },
+		{ { .subformat = BLOCK_SUBFORMAT_FIXED }, EINVAL, "all of one kind" },
+		{ { .type = BLOCK_TYPE_VHD, .subformat = BLOCK_SUBFORMAT_TWO_GB_FLAT }, EINVAL, "dynamic or fixed" },
+		{ { .type = BLOCK_TYPE_VHDX, .subformat = BLOCK_SUBFORMAT_MONOLITHIC_SPARSE }, EINVAL, "dynamic or fixed" },
+		{ { .type = BLOCK_TYPE_VMDK, .subformat = BLOCK_SUBFORMAT_FIXED }, EINVAL, "sparse or flat" },
+		{ { .type = BLOCK_TYPE_VHD, .is_compressed = true }, EINVAL, "VHD images have no clusters" },
+		{ { .type = BLOCK_TYPE_VHDX, .backing_name = "b" }, EINVAL, "VHDX images cannot be based on others" },
+		{ { .type = BLOCK_TYPE_VMDK, .preallocation = BLOCK_PREALLOCATE_FULL }, EINVAL, "VMDK images that grow" },
+		{ { .type = BLOCK_TYPE_VHD, .n_bytes = (2040ull << 30) + 1 }, EFBIG, "2040 GiB at most" },
+		{ { .type = BLOCK_TYPE_VHDX, .n_bytes = (64ull << 40) + 1 }, EFBIG, "64 TiB at most" },
+		{ { .type = BLOCK_TYPE_VMDK, .n_bytes = (2ull << 40) + 1 }, EFBIG, "2048 GiB at most" },
+		{ { .type = BLOCK_TYPE_VMDK, .n_bytes = 2001ull << 30, .subformat = BLOCK_SUBFORMAT_TWO_GB_FLAT }, EFBIG,
+		  "2000 GiB at most" },
 	};
 	kit_folder_new(0);
 	struct kit k = kit_at("disk", BLOCK_TYPE_QCOW2);
@@ -126,6 +209,80 @@ TEST(what_cannot_be_made_is_refused_and_leaves_nothing)
 		EQ(n_files(), 0);
 	}
 	kit_folder_done();
+}
+
+TEST(a_disk_of_nothing_is_refused_where_the_format_has_none)
+{
+	static const enum block_type types[] = { BLOCK_TYPE_VHD, BLOCK_TYPE_VHDX, BLOCK_TYPE_VMDK };
+	kit_folder_new(0);
+	for (size_t n = 0; n < ARRAY_LEN(types); n++) {
+		struct kit k = kit_at("disk", types[n]);
+		struct block_create_params p = { .path = k.path, .type = types[n] };
+		struct err e = { 0 };
+		EQ(block_create(&p, &e), -EINVAL);
+		STR_HAS(e.text, "of no bytes");
+		EQ(n_files(), 0);
+	}
+	kit_folder_done();
+}
+
+static const struct block_create_params split = { .type = BLOCK_TYPE_VMDK, .subformat = BLOCK_SUBFORMAT_TWO_GB_SPARSE,
+	                                          .n_bytes = 5ull << 30 };
+
+TEST(files_beside_an_image_are_never_replaced)
+{
+	kit_folder_new(0);
+	struct kit k = kit_at("disk.vmdk", BLOCK_TYPE_VMDK);
+	struct block_create_params p = split;
+	struct err e = { 0 };
+	p.may_replace = true;
+	kit_run("echo mine >%s/disk-s003.vmdk", kit_folder);
+	EQ(create(&k, p, &e), -ENOTSUP);
+	STR_HAS(e.text, "not supported yet: to replace 'disk-s003.vmdk'");
+	kit_run("test \"$(cat %s/disk-s003.vmdk)\" = mine", kit_folder);
+	EQ(n_files(), 1);
+	kit_folder_done();
+
+	kit_folder_new(0);
+	k = kit_at("a\"b", BLOCK_TYPE_VMDK);
+	EQ(create(&k, split, &e), -EINVAL);
+	STR_HAS(e.text, "cannot hold its name");
+	EQ(n_files(), 0);
+	kit_folder_done();
+}
+
+/* At the step of that number something comes into the way of an extent. */
+struct in_the_way {
+	unsigned left;
+	const char *name;
+};
+
+static bool put_in_the_way(void *context, uint64_t n_done, uint64_t n)
+{
+	struct in_the_way *w = context;
+	(void)n_done, (void)n;
+	if (w->left && !--w->left)
+		kit_run("echo theirs >%s/%s", kit_folder, w->name);
+	return true;
+}
+
+/* Two extents have their names when the third cannot have its own; or all three, when the image cannot. */
+TEST(files_that_have_their_names_go_when_the_image_cannot_have_its_own)
+{
+	static const char *const names[] = { "disk-s003.vmdk", "disk.vmdk" };
+	for (size_t n = 0; n < ARRAY_LEN(names); n++) {
+		struct in_the_way w = { .left = 4, .name = names[n] };
+		struct err e = { 0 };
+		kit_folder_new(0);
+		struct kit k = kit_at("disk.vmdk", BLOCK_TYPE_VMDK);
+		struct block_create_params p = split;
+		p.progress = (struct block_progress){ .step = put_in_the_way, .context = &w };
+		EQ(create(&k, p, &e), n ? -EEXIST : -EBUSY);
+		STR_HAS(e.text, "exists already");
+		kit_run("test \"$(cat %s/%s)\" = theirs", kit_folder, names[n]);
+		EQ(n_files(), 1);
+		kit_folder_done();
+	}
 }
 
 static bool stop_at_once(void *context, uint64_t n_done, uint64_t n)
@@ -170,6 +327,11 @@ TEST(work_can_be_stopped_everywhere)
 		{ { .type = BLOCK_TYPE_QCOW2 }, 2 }, /* a refcount block */
 		/* DISK_BYTES are 22565 clusters in tables of 64; those and the tables are counted in blocks of 256; fsync(). */
 		{ { .cluster_bytes = 512, .preallocation = BLOCK_PREALLOCATE_METADATA }, 353 + 90 + 1 },
+		{ { .type = BLOCK_TYPE_VHD }, 1 },
+		{ { .type = BLOCK_TYPE_VHDX }, 1 },
+		/* Three extents, and fsync(). */
+		{ { .type = BLOCK_TYPE_VMDK, .subformat = BLOCK_SUBFORMAT_TWO_GB_SPARSE, .n_bytes = 5ull << 30 }, 3 },
+		{ { .type = BLOCK_TYPE_VMDK, .subformat = BLOCK_SUBFORMAT_TWO_GB_FLAT, .n_bytes = 5ull << 30 }, 4 },
 	};
 	kit_folder_new(0);
 	struct kit k = kit_at("disk", BLOCK_TYPE_RAW);
@@ -217,6 +379,76 @@ TEST(what_nobody_locked_is_not_replaced)
 	EQ(create(&k, (struct block_create_params){ .type = BLOCK_TYPE_RAW, .may_replace = true }, &e), -ENOENT);
 	STR_HAS(e.text, "a link that leads nowhere");
 	EQ(n_files(), 1);
+	kit_folder_done();
+}
+
+/* Another disk takes the name of the one that is locked. */
+static bool somebody_renames(void *context, uint64_t n_done, uint64_t n)
+{
+	const struct kit *k = context;
+	(void)n_done, (void)n;
+	kit_run("test -e %s/theirs || { echo theirs >%s/theirs; cp %s/theirs %s/new; mv %s/new %s; }", kit_folder, kit_folder,
+	        kit_folder, kit_folder, kit_folder, k->path);
+	return true;
+}
+
+static bool somebody_removes(void *context, uint64_t n_done, uint64_t n)
+{
+	const struct kit *k = context;
+	(void)n_done, (void)n;
+	(void)unlink(k->path);
+	return true;
+}
+
+TEST(what_took_the_place_of_the_one_to_be_replaced_is_not_replaced)
+{
+	bool (*const steps[])(void *, uint64_t, uint64_t) = { somebody_renames, somebody_removes };
+	for (size_t n = 0; n < ARRAY_LEN(steps); n++) {
+		struct err e = { 0 };
+		kit_folder_new(0);
+		struct kit k = kit_at("disk", BLOCK_TYPE_RAW);
+		kit_run("echo mine >%s", k.path);
+		EQ(create(&k, (struct block_create_params){ .type = BLOCK_TYPE_RAW, .may_replace = true,
+			.progress = { .step = steps[n], .context = &k } }, &e), -EBUSY);
+		STR_HAS(e.text, "somebody has put something else there");
+		if (n == 0)
+			kit_run("test \"$(cat %s)\" = theirs", k.path);
+		EQ(n_files(), n ? 0 : 2);
+		kit_folder_done();
+	}
+}
+
+static unsigned mode_of(const char *name)
+{
+	struct stat st;
+	char path[160];
+	(void)snprintf(path, sizeof path, "%s/%s", kit_folder, name);
+	EQ(stat(path, &st), 0);
+	return st.st_mode & 07777u;
+}
+
+TEST(new_images_have_the_mode_that_the_user_gives_to_new_files)
+{
+	static const mode_t masks[] = { 0, 022, 027, 077 };
+	mode_t before = umask(0);
+	kit_folder_new(0);
+	struct kit k = kit_at("disk", BLOCK_TYPE_VMDK);
+	struct block_create_params p = { .type = BLOCK_TYPE_VMDK, .subformat = BLOCK_SUBFORMAT_MONOLITHIC_FLAT };
+	for (size_t n = 0; n < ARRAY_LEN(masks); n++) {
+		(void)umask(masks[n]);
+		EQ(create(&k, p, NULL), 0);
+		EQ(mode_of("disk"), 0666 & ~masks[n]);
+		EQ(mode_of("disk-flat"), 0666 & ~masks[n]);
+		kit_run("rm %s*", k.path);
+	}
+	/* What is replaced was for some people only. */
+	(void)umask(022);
+	p = (struct block_create_params){ .type = BLOCK_TYPE_RAW, .may_replace = true };
+	EQ(create(&k, p, NULL), 0);
+	EQ(chmod(k.path, 0640), 0);
+	EQ(create(&k, p, NULL), 0);
+	EQ(mode_of("disk"), 0640);
+	(void)umask(before);
 	kit_folder_done();
 }
 
@@ -327,6 +559,11 @@ TEST(a_copy_holds_what_the_disk_holds)
 	static const struct block_create_params targets[] = {
 		{ .type = BLOCK_TYPE_RAW }, { .cluster_bytes = 512 }, { .has_extended_l2 = true },
 		{ .is_compressed = true, .cluster_bytes = 4096 }, { .is_compressed = true, .is_zstd = true },
+		{ .type = BLOCK_TYPE_VHD }, { .type = BLOCK_TYPE_VHD, .subformat = BLOCK_SUBFORMAT_FIXED },
+		{ .type = BLOCK_TYPE_VHDX }, { .type = BLOCK_TYPE_VHDX, .subformat = BLOCK_SUBFORMAT_FIXED },
+		{ .type = BLOCK_TYPE_VMDK }, { .type = BLOCK_TYPE_VMDK, .subformat = BLOCK_SUBFORMAT_MONOLITHIC_FLAT },
+		{ .type = BLOCK_TYPE_VMDK, .subformat = BLOCK_SUBFORMAT_TWO_GB_SPARSE },
+		{ .type = BLOCK_TYPE_VMDK, .subformat = BLOCK_SUBFORMAT_TWO_GB_FLAT },
 	};
 	kit_need_qemu();
 	kit_folder_new(0);
@@ -349,10 +586,9 @@ TEST(a_copy_holds_what_the_disk_holds)
 		kit_open(&copy);
 		kit_compare(&copy, &m);
 		kit_close(&copy);
-		if (copy.type == BLOCK_TYPE_QCOW2)
-			kit_run("qemu-img check -f qcow2 %s", copy.path);
-		kit_qemu_compare(&copy, copy.type == BLOCK_TYPE_RAW ? "raw" : "qcow2", &m, DISK_BYTES);
-		unlink(copy.path);
+		qemu_check(&copy);
+		kit_qemu_compare(&copy, qemu_name(copy.type), &m, DISK_BYTES);
+		kit_run("rm %s*", copy.path);
 	}
 	kit_close(&k);
 

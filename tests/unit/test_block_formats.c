@@ -186,10 +186,15 @@ TEST(a_vhd_is_as_large_as_its_creator_meant)
 	static const struct {
 		char creator[5];
 		bool means_geometry, is_largest;
+		bool is_unlisted; /* QEMU before 10 means the geometry of whom it does not know, and loses the disk's end */
 	} creators[] = {
-		{ "vpc ", true, false },  { "qemu", true, false },  { "qemu", false, true },  { "vpc ", false, true },
-		{ "win ", false, false }, { "qem2", false, false }, { "d2v ", false, false }, { "CTXS", false, false },
-		{ "tap", false, false },
+		{ "vpc ", true, false, false }, { "qemu", true, false, false },
+		{ "qemu", false, true, false }, { "vpc ", false, true, false },
+		{ "win ", false, false, false }, { "qem2", false, false, false },
+		{ "d2v ", false, false, false }, { "CTXS", false, false, false },
+		{ "tap", false, false, false }, { "wa", false, false, true },
+		{ "vbox", false, false, true }, { "", false, false, true },
+		{ "QEMU", false, false, true }, { "vpc", false, false, true },
 	};
 	kit_need_qemu();
 	kit_folder_new(0);
@@ -210,8 +215,9 @@ TEST(a_vhd_is_as_large_as_its_creator_meant)
 		kit_open(&k);
 		EQ(k.image->n_disk_bytes, creators[n].means_geometry ? geometry_bytes : size_bytes);
 		kit_close(&k);
-		kit_run("qemu-img info -f vpc --output=json %s | grep -q '\"virtual-size\": %llu,'", k.path,
-		        (unsigned long long)(creators[n].means_geometry ? geometry_bytes : size_bytes));
+		if (!creators[n].is_unlisted)
+			kit_run("qemu-img info -f vpc --output=json %s | grep -q '\"virtual-size\": %llu,'", k.path,
+			        (unsigned long long)(creators[n].means_geometry ? geometry_bytes : size_bytes));
 	}
 	kit_folder_done();
 }

@@ -135,6 +135,129 @@ TEST(tables_are_not_a_guests_to_use_or_to_free)
 }
 
 /* All clusters up to the end of a very long file are counted, by one block that the table names everywhere. */
+/* Entries that name an L2 table, or a refcount block: by place, by zeroes with a place, and as a compressed cluster; with
+ * clusters so small that there are many of both, and with new ones of this session's. */
+TEST(l2_tables_and_refcount_blocks_are_not_a_guests_to_use_or_to_free)
+{
+	enum { CLUSTER = 4096 }; /* an L2 table of 512 entries covers 2 MiB */
+	static const uint64_t flags[] = { QCOW2_OFLAG_COPIED, QCOW2_OFLAG_COPIED | QCOW2_OFLAG_ZERO, QCOW2_OFLAG_COMPRESSED };
+	kit_need_qemu();
+	for (size_t n = 0; n < 2 * ARRAY_LEN(flags); n++) {
+		uint8_t *b = calloc(1, CLUSTER), word[8], before[CLUSTER], now[CLUSTER];
+		struct kit k;
+		struct kit_model m;
+		kit_folder_new(0);
+		make(&k, &m, "-o cluster_size=4k", "-O qcow2 -o cluster_size=4k");
+		file_read(k.path, 40, word, 8);
+		uint64_t l1 = qcow2_load64(word);
+		file_read(k.path, l1, word, 8);
+		uint64_t l2 = qcow2_load64(word) & QCOW2_OFFSET_MASK;
+		file_read(k.path, l1 + 8, word, 8);
+		uint64_t victim = qcow2_load64(word) & QCOW2_OFFSET_MASK;
+		if (n % 2) {
+			file_read(k.path, 48, word, 8);
+			file_read(k.path, qcow2_load64(word), word, 8);
+			victim = qcow2_load64(word);
+		}
+		poke(k.path, l2 + 8 * 7, 8, flags[n / 2] | victim);
+		file_read(k.path, victim, before, sizeof before);
+		kit_open(&k);
+		memset(b, 0xee, CLUSTER);
+		int rc = kit_do(&k, BLOCK_WRITE, 7 * CLUSTER, b, CLUSTER);
+		/* What is compressed is written elsewhere, and what was there before given up. */
+		EQ(rc, flags[n / 2] == QCOW2_OFLAG_COMPRESSED ? 0 : -EIO);
+		EQ(kit_do(&k, BLOCK_DISCARD, 7 * CLUSTER, NULL, CLUSTER), 0);
+		for (unsigned j = 0; j < 4; j++)
+			EQ(kit_do(&k, BLOCK_FLUSH, 0, NULL, 0), 0);
+		/* What is given up would be used again. */
+		for (uint64_t at = 5 << 20; at < 6 << 20; at += CLUSTER) {
+			EQ(kit_do(&k, BLOCK_DISCARD, at, NULL, CLUSTER), 0);
+			EQ(kit_do(&k, BLOCK_WRITE, at, b, CLUSTER), 0);
+		}
+		kit_close(&k);
+		file_read(k.path, victim, now, sizeof now);
+		if (n % 2 == 0)
+			MEM_EQ(now, before, sizeof now);
+		file_read(k.path, l1 + 8, word, 8);
+		OK((qcow2_load64(word) & QCOW2_OFFSET_MASK) != 0);
+		STR_HAS(kit_log, "among the tables");
+		/* The tables are what they were: all is read as before. */
+		kit_open(&k);
+		for (uint64_t at = 64 * CLUSTER; at < 5 << 20; at += CLUSTER) {
+			EQ(kit_do(&k, BLOCK_READ, at, b, CLUSTER), 0);
+			MEM_EQ(b, m.bytes + at, CLUSTER);
+		}
+		kit_close(&k);
+		free(b);
+		free(m.bytes);
+		kit_folder_done();
+	}
+}
+
+TEST(tables_of_this_session_are_not_a_guests_either)
+{
+	enum { CLUSTER = 512, N = 24 }; /* an L2 table covers 32 KiB, a refcount block 128 KiB of the file */
+	uint8_t *b = calloc(1, CLUSTER);
+	struct kit k;
+	struct kit_model m;
+	kit_need_qemu();
+	kit_folder_new(0);
+	make(&k, &m, "-o cluster_size=512", NULL);
+	kit_open(&k);
+	memset(b, 0xee, CLUSTER);
+	for (unsigned n = 0; n < N; n++)
+		EQ(kit_do(&k, BLOCK_WRITE, n * 32768, b, CLUSTER), 0);
+	const struct qcow2 *q = qcow2_of(k.image);
+	unsigned n_tables = 0;
+	for (uint64_t n = 0; n < q->l1.n; n++) {
+		uint64_t at = q->l1.entries[n] & QCOW2_OFFSET_MASK;
+		n_tables += at != 0;
+		OK(!at || qcow2_is_in_tables(q, at, CLUSTER));
+	}
+	EQ(n_tables, N);
+	for (uint64_t n = 0; n < q->refcount_table.n; n++)
+		OK(!q->refcount_table.entries[n] || qcow2_is_in_tables(q, q->refcount_table.entries[n], CLUSTER));
+	EQ(kit_do(&k, BLOCK_FLUSH, 0, NULL, 0), 0);
+	kit_close(&k);
+	EQ(qemu_check(k.path), 0);
+	free(b);
+	free(m.bytes);
+	kit_folder_done();
+}
+
+/* Against a list: numbers that fall into few places of the set, named many times, and taken out in any order. */
+TEST(the_set_of_tables_holds_what_was_put_into_it)
+{
+	enum { N = 600, RANGE = 200 };
+	struct block_image i = { .top = &i };
+	struct qcow2 q = { .image = &i, .cluster_bits = 9, .cluster_bytes = 512 };
+	unsigned n_names[RANGE + 1] = { 0 };
+	kit_seed = 12345;
+	for (unsigned n = 0; n < 20 * N; n++) {
+		uint64_t c = 1 + kit_chance(RANGE);
+		if (n_names[c] && kit_chance(20 * N) < n) {
+			qcow2_tables_remove(&q, c << 9);
+			n_names[c]--;
+		} else {
+			EQ(qcow2_tables_reserve(&q, 1), 0);
+			qcow2_tables_add(&q, c << 9);
+			n_names[c]++;
+		}
+		c = 1 + kit_chance(RANGE);
+		EQ(qcow2_is_in_tables(&q, c << 9, 512), n_names[c] != 0);
+	}
+	for (uint64_t c = 1; c <= RANGE; c++) {
+		EQ(qcow2_is_in_tables(&q, c << 9, 512), n_names[c] != 0);
+		while (n_names[c]--)
+			qcow2_tables_remove(&q, c << 9);
+		EQ(qcow2_is_in_tables(&q, c << 9, 512), 0);
+	}
+	EQ(q.tables.n, 0);
+	qcow2_tables_remove(&q, 512);
+	qcow2_tables_add(&q, 513); /* where no table can be */
+	qcow2_tables_done(&q);
+}
+
 TEST(a_search_for_a_free_cluster_ends)
 {
 	kit_need_qemu();

@@ -107,6 +107,10 @@ TEST(newer_disk_keys)
 		{ "image_type=VMDK", .json = "{'image_type':'FlatVmdk'}" },
 		{ "image_type=unknown", .error = "Error parsing --disk: unable to convert unknown for image_type" },
 		{ "sparse=off,lock_granularity=full", .json = "{'sparse':false,'lock_granularity':'Full'}" },
+		{ "sync=none", .json = "{'sync':'None'}" },
+		{ "sync=relaxed", .json = "{'sync':'Relaxed'}" },
+		{ "sync=full", .json = "{}" },
+		{ "sync=off", .error = "Error parsing --disk: unable to convert off for sync" },
 		{ "pci_device_id=31", .json = "{'pci_device_id':31}" },
 		{ "pci_device_id=32", .error = "Error parsing --disk: unable to convert 32 for pci_device_id" },
 		{ "pci_device_id=0", .error = "Error parsing --disk: unable to convert 0 for pci_device_id" },
@@ -116,6 +120,29 @@ TEST(newer_disk_keys)
 		  .error = "Error parsing --disk: unable to convert x for readonly" },
 	};
 	check_vectors(&disk_schema, vectors, ARRAY_LEN(vectors));
+}
+
+/* Others compare what vm.info says: a key of ours is there only where somebody asked for what they do not have. */
+TEST(a_disks_sync_is_not_said_when_it_is_the_default)
+{
+	static const struct {
+		const char *option, *json;
+	} cases[] = {
+		{ "path=/d", NULL }, { "path=/d,sync=full", NULL }, { "path=/d,sync=relaxed", "\"sync\":\"Relaxed\"" },
+		{ "path=/d,sync=none", "\"sync\":\"None\"" },
+	};
+	for (size_t n = 0; n < ARRAY_LEN(cases); n++) {
+		struct disk_config d;
+		struct err e = { 0 };
+		text_scoped t = TEXT_INIT;
+		EQ(schema_parse_option(&disk_schema, cases[n].option, &d, &e), 0);
+		EQ(schema_write_json(&disk_schema, &d, 0, &t, &e), 0);
+		if (cases[n].json)
+			STR_HAS(text_get(&t), cases[n].json);
+		else
+			OK(!strstr(text_get(&t), "sync"));
+		schema_done(&disk_schema, &d);
+	}
 }
 
 TEST(machine_keys)
