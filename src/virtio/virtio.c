@@ -157,7 +157,7 @@ static void run_queue(struct virtio_queue_slot *s)
 {
 	struct virtio_device *v = s->v;
 	struct queue *q = &v->queues[s->index];
-	if (!q->is_started || q->fault != QUEUE_OK || s->is_paused)
+	if (!q->is_started || q->fault != QUEUE_OK || s->is_paused || v->has_foreign_rings)
 		return;
 
 	queue_quiet(q);
@@ -188,6 +188,13 @@ static void on_kick(struct source *source, uint32_t events)
 void virtio_signal(struct virtio_device *v, unsigned queue)
 {
 	if (queue_wants_signal(&v->queues[queue]) && v->ops)
+		v->ops->signal_queue(v->transport, queue);
+}
+
+void virtio_signal_foreign(struct virtio_device *v, unsigned queue)
+{
+	assert(v->has_foreign_rings);
+	if (v->ops)
 		v->ops->signal_queue(v->transport, queue);
 }
 
@@ -230,7 +237,7 @@ static int start_on_loop(void *arg)
 		return rc;
 	if (v->cls->start)
 		rc = v->cls->start(v, s->index, &c->err);
-	if (rc >= 0)
+	if (rc >= 0 && !v->has_foreign_rings)
 		rc = loop_add(s->loop, &s->kick_source, s->kick_fd, EPOLLIN, on_kick, &c->err);
 	if (rc < 0) {
 		if (v->cls->stop)
