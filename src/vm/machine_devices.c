@@ -2,7 +2,9 @@
 /* The virtio devices of a machine: from the configuration to an open backend, a device and a place on a transport. */
 #include "backend/block.h"
 #include "base/checked.h"
+#include "base/clock.h"
 #include "device/rate_limit.h"
+#include "device/vhost_user_blk.h"
 #include "device/virtio_blk.h"
 #include "device/virtio_console.h"
 #include "device/virtio_rng.h"
@@ -13,6 +15,9 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+
+/* Backends are often started together with the machine. */
+#define BACKEND_WAIT_NS (5 * NS_PER_S)
 
 /* Says which option the user has to look at. */
 static int with_option(int rc, const char *option, struct err *e)
@@ -173,6 +178,17 @@ static int make_disk(struct machine *m, struct attached *a, const struct disk_co
 	return rc;
 }
 
+/* One that another process serves: what else is said of the image is said to that process. */
+static int make_vhost_disk(struct machine *m, struct attached *a, const struct disk_config *c, struct err *e)
+{
+	struct vhost_user_blk_params p = {
+		.common = { .socket = c->vhost_socket, .n_queues = (unsigned)c->num_queues, .connect_wait_ns = BACKEND_WAIT_NS },
+		.is_readonly = c->readonly,
+	};
+	struct virtio_params how = { .queue_size = c->queue_size };
+	return make_virtio(m, a, &vhost_user_blk, &how, &p, e);
+}
+
 void machine_free_device(struct machine *m, struct attached *a)
 {
 	/* First what the guest could still reach, then the device (its reset drains), then what it used. */
@@ -208,17 +224,8 @@ static enum block_type block_type_of(enum image_type type)
 	return BLOCK_TYPE_AUTO;
 }
 
-int machine_open_disk(struct machine *m, const struct disk_config *c, struct attached **ret_a, struct err *e)
+static int open_image(struct machine *m, struct attached *a, const struct disk_config *c, struct err *e)
 {
-	assert(c->id); /* given, or made for the configuration */
-	if (c->queue_size == 0) /* which would mean the class's own */
-		return err_set(e, EINVAL, "%s: queue_size 0 is not a power of two from 2 to %u", c->id, QUEUE_MAX_SIZE);
-
-	struct attached *a = NULL;
-	int rc = new_device(m, c->id, &a, e);
-	if (rc < 0)
-		return rc;
-	a->is_removable = true;
 	struct log log = { .sink = m->p.log_sink, .object = a->id };
 	struct block_params b = {
 		.path = c->path,
@@ -230,12 +237,30 @@ int machine_open_disk(struct machine *m, const struct disk_config *c, struct att
 		.may_use_backing_files = c->backing_files,
 		.log = &log,
 	};
+	return block_open(&b, &a->image, e);
+}
+
+static int make_image_disk(struct machine *m, struct attached *a, const struct disk_config *c, struct err *e)
+{
 	struct rate_limit *limit = NULL;
-	rc = machine_limit_disk(m, a, c, &limit, e);
+	int rc = machine_limit_disk(m, a, c, &limit, e);
 	if (rc >= 0)
-		rc = block_open(&b, &a->image, e);
-	if (rc >= 0)
-		rc = make_disk(m, a, c, limit, e);
+		rc = open_image(m, a, c, e);
+	return rc < 0 ? rc : make_disk(m, a, c, limit, e);
+}
+
+int machine_open_disk(struct machine *m, const struct disk_config *c, struct attached **ret_a, struct err *e)
+{
+	assert(c->id); /* given, or made for the configuration */
+	if (c->queue_size == 0) /* which would mean the class's own */
+		return err_set(e, EINVAL, "%s: queue_size 0 is not a power of two from 2 to %u", c->id, QUEUE_MAX_SIZE);
+
+	struct attached *a = NULL;
+	int rc = new_device(m, c->id, &a, e);
+	if (rc < 0)
+		return rc;
+	a->is_removable = true;
+	rc = c->vhost_user ? make_vhost_disk(m, a, c, e) : make_image_disk(m, a, c, e);
 	if (rc < 0) {
 		machine_free_device(m, a);
 		return rc;
@@ -258,6 +283,8 @@ int machine_hosts_error(int rc, struct err *e)
 int machine_resize_disk(struct machine *m, const char *id, uint64_t n_bytes, struct err *e)
 {
 	struct attached *a = machine_find_device(m, id);
+	if (a && a->v->cls == &vhost_user_blk)
+		return err_set(e, ENOTSUP, "disk '%s' is another process's, and is resized there", id);
 	if (!a || !a->image)
 		return err_set(e, ENOENT, "there is no disk '%s'", id);
 	int rc = machine_hosts_error(block_resize(a->image, n_bytes, e), e);
