@@ -341,7 +341,7 @@ static int set_u64(struct vhost_user *c, uint32_t what, uint64_t v, struct err *
 
 int vhost_user_negotiate(struct vhost_user *c, uint64_t wanted_protocol_features, struct err *e)
 {
-	uint64_t offered;
+	uint64_t offered = 0;
 	struct request owner = { .what = SET_OWNER };
 	c->protocol_features = 0;
 	int rc = get_u64(c, GET_FEATURES, &c->features, e);

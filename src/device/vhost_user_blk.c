@@ -23,6 +23,8 @@
 /* 5.2.4 struct virtio_blk_config: offsets */
 enum {
 	SPACE_CAPACITY = 0,
+	SPACE_SIZE_MAX = 8,
+	SPACE_SEG_MAX = 12,
 	SPACE_BLK_SIZE = 20,
 	SPACE_WRITEBACK = 32,
 	SPACE_NUM_QUEUES = 34,
@@ -32,6 +34,18 @@ enum {
 struct disk {
 	struct vhost_user_device d; /* first */
 };
+
+/* Some backends offer these and leave the field 0: a driver that believed them could transfer nothing. */
+static int check_limit(struct vhost_user_device *d, uint64_t feature, uint32_t limit, const uint8_t *was, struct err *e)
+{
+	if (!(d->v.offered & feature) || limit > 0)
+		return 0;
+	if (was)
+		return err_set(e, EINVAL, "it has segments of no bytes, or none");
+	d->v.offered &= ~feature;
+	d->needed &= ~feature;
+	return 0;
+}
 
 /* -EINVAL for what is said of the disk: the connection goes on with what was said before. */
 static int check_space(struct vhost_user_device *d, uint8_t *space, const uint8_t *was, struct err *e)
@@ -51,6 +65,11 @@ static int check_space(struct vhost_user_device *d, uint8_t *space, const uint8_
 		return err_set(e, EINVAL, "its blocks have %u bytes now", block_bytes);
 	if (space[SPACE_WRITEBACK] > 1)
 		return err_set(e, EINVAL, "its write cache is neither on nor off, but %u", space[SPACE_WRITEBACK]);
+	int rc = check_limit(d, VIRTIO_BLK_F_SIZE_MAX, get_le32(space + SPACE_SIZE_MAX), was, e);
+	if (rc >= 0)
+		rc = check_limit(d, VIRTIO_BLK_F_SEG_MAX, get_le32(space + SPACE_SEG_MAX), was, e);
+	if (rc < 0)
+		return rc;
 	put_le16(space + SPACE_NUM_QUEUES, d->v.offered & VIRTIO_BLK_F_MQ ? (uint16_t)d->v.n_queues : 0);
 	return 0;
 }

@@ -235,7 +235,7 @@ TEST(reads_and_writes_on_both_kinds_of_rings)
 			disk_do(&d, 1 - k % 2, T_IN, k, (uint8_t)(k + 1));
 		}
 		OK(d.g.n_queue_signals[0] > 0 && d.g.n_queue_signals[1] > 0);
-		EQ(backend.disk[299 * SECTOR], 300 % 256);
+		EQ(vhost_backend_byte(&backend, 299 * SECTOR), 300 % 256);
 		end(&d);
 	}
 }
@@ -270,8 +270,8 @@ TEST(what_is_in_flight_out_of_order_outlives_the_backend)
 		EQ(d.n_busy, 0);
 		EQ(backend.n_done - n_done, 3); /* nothing is done twice */
 		disk_is(&d, 0, 0, 0x77);
-		EQ(backend.disk[601 * SECTOR], 0x99);
-		EQ(backend.disk[5 * SECTOR], 0x55);
+		EQ(vhost_backend_byte(&backend, 601 * SECTOR), 0x99);
+		EQ(vhost_backend_byte(&backend, 5 * SECTOR), 0x55);
 		WAIT(n_reconnects(&d) == 1);
 		disk_do(&d, 0, T_IN, 5, 0x55);
 		end(&d);

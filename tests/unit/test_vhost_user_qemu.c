@@ -4,6 +4,7 @@
 
 #include <fcntl.h>
 #include <signal.h>
+#include <sys/prctl.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -27,7 +28,9 @@ static void daemon_start(struct daemon *q)
 	OK(q->pid >= 0);
 	if (q->pid == 0) {
 		int null = open("/dev/null", O_RDWR);
+		(void)dup2(null, 1);
 		(void)dup2(null, 2);
+		(void)prctl(PR_SET_PDEATHSIG, SIGKILL); /* also when the test fails */
 		(void)execl(DAEMON, DAEMON, "--blockdev", blockdev, "--export", export, (char *)NULL);
 		_exit(127);
 	}

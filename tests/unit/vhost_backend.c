@@ -18,7 +18,8 @@
 #include <sys/un.h>
 #include <unistd.h>
 
-#define USUAL_FEATURES (1ull << 32 | 1ull << 30 | 1ull << 28 | 1ull << 12 | 1ull << 11 | 1ull << 9 | 1ull << 6 | 1ull << 2)
+#define USUAL_FEATURES (1ull << 32 | 1ull << 30 | 1ull << 28 | 1ull << 12 | 1ull << 11 | 1ull << 9 | 1ull << 6 | 1ull << 2 | \
+                        1ull << 1) /* SIZE_MAX, and its field stays 0 */
 #define USUAL_PROTOCOL_FEATURES (1ull << 0 | 1ull << 3 | 1ull << 5 | 1ull << 9)
 #define PROTOCOL_INFLIGHT (1ull << 12)
 #define MAX_PAYLOAD 512u
@@ -523,6 +524,12 @@ void vhost_backend_kill(struct vhost_backend *b)
 	OK(pthread_join(b->thread, NULL) == 0);
 	fd_close(&b->listen_fd);
 	fd_close(&b->stop_fd);
+}
+
+uint8_t vhost_backend_byte(const struct vhost_backend *b, uint64_t offset)
+{
+	(void)atomic_load(&b->n_done); /* counted after the data is there */
+	return b->disk[offset];
 }
 
 void vhost_backend_change_config(struct vhost_backend *b)

@@ -23,7 +23,7 @@ enum vhost_backend_wrong { /* what becomes of the answer to one kind of request 
 struct vhost_backend_how {
 	uint64_t features, protocol_features; /* 0: the usual */
 	uint64_t n_queues;
-	uint64_t n_sectors;
+	_Atomic uint64_t n_sectors; /* the one that may change while it runs */
 	bool has_inflight;
 	uint32_t wrong_request;
 	enum vhost_backend_wrong wrong;
@@ -75,5 +75,7 @@ void vhost_backend_init(struct vhost_backend *b); /* makes its folder */
 void vhost_backend_done(struct vhost_backend *b); /* it does not run */
 void vhost_backend_start(struct vhost_backend *b);
 void vhost_backend_kill(struct vhost_backend *b); /* what it has in flight is gone with it */
+/* A byte of the disk, of a request that was given back. */
+uint8_t vhost_backend_byte(const struct vhost_backend *b, uint64_t offset);
 /* Says that the configuration space has changed, after the test has changed b->how. */
 void vhost_backend_change_config(struct vhost_backend *b);
