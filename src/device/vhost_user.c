@@ -39,7 +39,7 @@ static int check_backend(struct vhost_user_device *d, struct err *e)
 	if (!(d->c.protocol_features & VHOST_USER_PROTOCOL_F_CONFIG))
 		return err_set(e, EPROTO, "the backend has no configuration space (protocol feature CONFIG)");
 	if (d->v.has_foreign_rings && !(d->c.protocol_features & VHOST_USER_PROTOCOL_F_INFLIGHT_SHMFD))
-		return err_set(e, EPROTO, "the backend keeps no account of what is in flight (INFLIGHT_SHMFD), as its predecessor did");
+		return err_set(e, EPROTO, "the backend does not keep account of what is in flight (INFLIGHT_SHMFD)");
 	int rc = vhost_user_queue_num(&d->c, &n_queues, e);
 	if (rc >= 0 && n_queues < d->v.n_queues)
 		rc = err_set(e, EPROTO, "the backend has %llu queues, and %u are wanted", (unsigned long long)n_queues,

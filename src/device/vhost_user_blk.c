@@ -96,7 +96,8 @@ static int disk_open(struct virtio_device *v, const void *params, struct err *e)
 	if (rc < 0)
 		return rc;
 	if (v->n_queues > 1 && !(v->offered & VIRTIO_BLK_F_MQ))
-		return err_set(e, EINVAL, "%s: the backend at '%s' has one queue, and %u are wanted", v->id, d->socket, v->n_queues);
+		return err_set(e, EINVAL, "%s: the backend at '%s' has one queue, and %u are wanted", v->id, d->socket,
+		               v->n_queues);
 	/* Who else could enforce it? Requests do not pass here. */
 	if (p->is_readonly && !(v->offered & VIRTIO_BLK_F_RO))
 		return err_set(e, EINVAL, "%s: readonly=on, but the backend at '%s' lets its disk be written", v->id, d->socket);

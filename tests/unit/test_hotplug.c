@@ -288,7 +288,8 @@ TEST(a_disk_of_another_process_comes_and_goes)
 	d.config.memory.shared = true;
 	boot(&d);
 	struct disk_config c = {
-		.vhost_user = true, .vhost_socket = backend.path, .id = (char *)(uintptr_t)"data", .num_queues = 2, .queue_size = 64,
+		.vhost_user = true, .vhost_socket = backend.path, .id = (char *)(uintptr_t)"data", .num_queues = 2,
+		.queue_size = 64,
 	};
 	for (unsigned n = 1; n <= 6; n++) {
 		if (machine_add_disk(d.m, &c, &info, &e) < 0)

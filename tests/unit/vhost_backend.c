@@ -166,6 +166,7 @@ static void resubmit(struct vhost_backend *b, struct vhost_backend_queue *q)
 		put_le16(q->inflight + 8, 1);
 		return;
 	}
+	EQ(q->n_next_avail, q->n_used); /* where the front end has to let it begin */
 	for (unsigned i = 0; i < q->size; i++) {
 		if (!q->inflight[16 + 16 * i])
 			continue;
