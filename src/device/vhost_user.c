@@ -19,8 +19,8 @@
 #define HANDSHAKE_NS (3 * NS_PER_S)
 #define REQUEST_NS NS_PER_S
 #define FIRST_RETRY_NS (50 * NS_PER_MS)
-#define LAST_RETRY_NS (2 * NS_PER_S)
-#define STABLE_NS (10 * NS_PER_S) /* a connection that lasts so long is no reason to wait before the next */
+#define LAST_RETRY_NS NS_PER_S
+#define STABLE_NS NS_PER_S /* a connection that lasts so long is no reason to wait before the next */
 
 #define RING_FEATURES (VIRTIO_F_VERSION_1 | VIRTIO_F_INDIRECT_DESC | VIRTIO_F_EVENT_IDX)
 

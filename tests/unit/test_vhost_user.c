@@ -287,7 +287,7 @@ TEST(many_restarts_under_load)
 		unsigned n_begun = 0, n_done = 0;
 		begin(has_inflight);
 		disk_new(&d, backend.path, 2);
-		for (unsigned round = 0; round < 8; round++) {
+		for (unsigned round = 0; round < 5; round++) {
 			backend.held_from = round % 2 ? 900 : UINT64_MAX;
 			for (unsigned k = 0; k < 400; k++) {
 				unsigned queue = k % 2, slot = disk_free_slot(&d, queue);
