@@ -2,6 +2,7 @@
 #include "device/devices.h"
 
 #include "base/checked.h"
+#include "device/vhost_user_blk.h"
 #include "device/virtio_blk.h"
 #include "device/virtio_console.h"
 #include "device/virtio_pmem.h"
@@ -14,6 +15,7 @@ const struct virtio_class *const virtio_classes[] = {
 	&virtio_console,
 	&virtio_pmem,
 	&virtio_rng,
+	&vhost_user_blk,
 };
 
 const size_t n_virtio_classes = ARRAY_LEN(virtio_classes);

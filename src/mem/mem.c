@@ -132,8 +132,10 @@ int mem_map_add(struct mem_map *m, const struct mem_region_params *p, struct err
 
 	fd_scoped fd = -1;
 	if (p->is_shared) {
-		fd = memfd_create("varan-guest-memory", MFD_CLOEXEC);
-		if (fd < 0 || ftruncate(fd, (off_t)p->n_bytes) < 0)
+		fd = memfd_create("varan-guest-memory", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+		/* Sealed: who else maps it cannot take pages away from under us. */
+		if (fd < 0 || ftruncate(fd, (off_t)p->n_bytes) < 0 ||
+		    fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) < 0)
 			return err_set_errno(e, errno, "guest memory: cannot make a shared memory file of %" PRIu64 " bytes",
 			                     p->n_bytes);
 	}

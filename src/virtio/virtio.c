@@ -157,7 +157,7 @@ static void run_queue(struct virtio_queue_slot *s)
 {
 	struct virtio_device *v = s->v;
 	struct queue *q = &v->queues[s->index];
-	if (!q->is_started || q->fault != QUEUE_OK || s->is_paused)
+	if (!q->is_started || q->fault != QUEUE_OK || s->is_paused || v->has_foreign_rings)
 		return;
 
 	queue_quiet(q);
@@ -203,6 +203,13 @@ void virtio_signal(struct virtio_device *v, unsigned queue)
 	}
 }
 
+void virtio_signal_foreign(struct virtio_device *v, unsigned queue)
+{
+	assert(v->has_foreign_rings);
+	if (v->ops)
+		v->ops->signal_queue(v->transport, queue);
+}
+
 void virtio_kick_again(struct virtio_device *v, unsigned queue)
 {
 	struct virtio_queue_slot *s = &v->slots[queue];
@@ -242,8 +249,8 @@ static int start_on_loop(void *arg)
 		return rc;
 	if (v->cls->start)
 		rc = v->cls->start(v, s->index, &c->err);
-	if (rc >= 0)
-		/* By edges, each kick being one: the counter need not be read. */
+	/* By edges, each kick being one: the counter need not be read. */
+	if (rc >= 0 && !v->has_foreign_rings)
 		rc = loop_add(s->loop, &s->kick_source, s->kick_fd, EPOLLIN | EPOLLET, on_kick, &c->err);
 	if (rc < 0) {
 		if (v->cls->stop)

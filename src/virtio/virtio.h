@@ -116,7 +116,7 @@ struct virtio_device {
 	struct log log;
 	struct log_limit guest_limit;
 	const struct mem_map *mem;
-	struct loop *io_loop;
+	struct loop *io_loop; /* the shared one; open() may put one of the device's own in its place */
 	void (*changed)(void *context, const struct virtio_device *v, bool is_active); /* as virtio_params */
 	void *context;
 
@@ -132,6 +132,9 @@ struct virtio_device {
 	_Atomic uint32_t config_generation;
 	uint32_t driver_generation; /* when the driver came: what it may have read */
 	bool is_started, is_paused;
+	/* Another process walks the rings and is kicked by kick_fd itself: the core starts and stops them, and does no more.
+	 * Final after open(). */
+	bool has_foreign_rings;
 	uint8_t space[VIRTIO_MAX_SPACE_BYTES];
 
 	const struct virtio_transport_ops *ops;
@@ -196,6 +199,8 @@ void virtio_kick(struct virtio_device *v, unsigned queue);   /* when the notify 
 
 /* Signals the driver if it wants to be told of what was put. After a batch of completions. */
 void virtio_signal(struct virtio_device *v, unsigned queue);
+/* Signals the driver, as whoever walks a foreign ring has decided. */
+void virtio_signal_foreign(struct virtio_device *v, unsigned queue);
 /* Runs kick() again soon, without a kick: when what was short is there again. Any thread that stop() waits for. */
 void virtio_kick_again(struct virtio_device *v, unsigned queue);
 /* A ring or a device rule is broken beyond an answer: DEVICE_NEEDS_RESET, logged, the driver told. */

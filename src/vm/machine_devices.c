@@ -23,6 +23,15 @@ const struct device_kind *machine_find_kind(const char *member)
 	return NULL;
 }
 
+bool machine_has_kind(const struct machine *m, const struct device_kind *k)
+{
+	list_for_each(l, &m->devices) {
+		if (list_entry(l, struct attached, link)->kind == k)
+			return true;
+	}
+	return false;
+}
+
 /* Says which option the user has to look at. */
 static int with_option(int rc, const char *option, struct err *e)
 {

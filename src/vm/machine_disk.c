@@ -1,7 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Disks: a block image, and a rate limit when one is asked for. */
+/* Disks: a block image, and a rate limit when one is asked for; or another process that serves one. */
 #include "backend/block.h"
+#include "base/clock.h"
 #include "device/rate_limit.h"
+#include "device/vhost_user_blk.h"
 #include "device/virtio_blk.h"
 #include "vm/machine_internal.h"
 #include "vm/unsupported.h"
@@ -9,6 +11,9 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+
+/* Backends are often started together with the machine. */
+#define BACKEND_WAIT_NS (5 * NS_PER_S)
 
 struct disk {
 	struct block_image *image;
@@ -79,16 +84,8 @@ static enum block_sync block_sync_of(enum disk_sync sync)
 	return BLOCK_SYNC_FULL;
 }
 
-static int open_disk(struct machine *m, struct attached *a, const void *config, struct err *e)
+static int open_image(struct machine *m, struct attached *a, const struct disk_config *c, struct err *e)
 {
-	const struct disk_config *c = config;
-	if (c->queue_size == 0) /* which would mean the class's own */
-		return err_set(e, EINVAL, "%s: queue_size 0 is not a power of two from 2 to %u", c->id, QUEUE_MAX_SIZE);
-	struct disk *disk = calloc(1, sizeof *disk);
-	if (!disk)
-		return err_set(e, ENOMEM, "%s: no memory", c->id);
-	a->backend = disk;
-
 	struct log log = { .sink = m->p.log_sink, .object = a->id };
 	struct block_params b = {
 		.path = c->path,
@@ -102,10 +99,36 @@ static int open_disk(struct machine *m, struct attached *a, const void *config, 
 		.log = &log,
 	};
 	struct rate_limit *limit = NULL;
-	int rc = machine_limit_disk(m, c, &disk->own_limit, &limit, e);
+	int rc = machine_limit_disk(m, c, &disk_of(a)->own_limit, &limit, e);
 	if (rc >= 0)
-		rc = block_open(&b, &disk->image, e);
+		rc = block_open(&b, &disk_of(a)->image, e);
 	return rc < 0 ? rc : make_device(m, a, c, limit, e);
+}
+
+/* One that another process serves: what else is said of the image is said to that process. */
+static int open_vhost(struct machine *m, struct attached *a, const struct disk_config *c, struct err *e)
+{
+	struct vhost_user_blk_params p = {
+		.common = { .socket = c->vhost_socket, .n_queues = (unsigned)c->num_queues, .connect_wait_ns = BACKEND_WAIT_NS },
+		.is_readonly = c->readonly,
+	};
+	struct virtio_params how = { .queue_size = c->queue_size };
+	/* It knows the guest's RAM only, where a buffer of a guest with DAX need not be. */
+	if (machine_has_kind(m, &machine_pmem))
+		return err_set(e, ENOTSUP, "%s: not supported yet: --disk vhost_user beside --pmem", c->id);
+	return machine_make_virtio(m, a, &vhost_user_blk, &how, &p, e);
+}
+
+static int open_disk(struct machine *m, struct attached *a, const void *config, struct err *e)
+{
+	const struct disk_config *c = config;
+	if (c->queue_size == 0) /* which would mean the class's own */
+		return err_set(e, EINVAL, "%s: queue_size 0 is not a power of two from 2 to %u", c->id, QUEUE_MAX_SIZE);
+	struct disk *disk = calloc(1, sizeof *disk);
+	if (!disk)
+		return err_set(e, ENOMEM, "%s: no memory", c->id);
+	a->backend = disk;
+	return c->vhost_user ? open_vhost(m, a, c, e) : open_image(m, a, c, e);
 }
 
 static void close_disk(struct attached *a)
@@ -116,6 +139,16 @@ static void close_disk(struct attached *a)
 	block_close(disk->image);
 	rate_limit_free(disk->own_limit);
 	free(disk);
+}
+
+bool machine_has_vhost_disk(const struct machine *m)
+{
+	list_for_each(l, &m->devices) {
+		const struct attached *a = list_entry(l, struct attached, link);
+		if (a->v && a->v->cls == &vhost_user_blk)
+			return true;
+	}
+	return false;
 }
 
 const struct device_kind machine_disks = {
@@ -131,6 +164,8 @@ const struct device_kind machine_disks = {
 int machine_resize_disk(struct machine *m, const char *id, uint64_t n_bytes, struct err *e)
 {
 	struct attached *a = machine_find_device(m, id);
+	if (a && a->v->cls == &vhost_user_blk)
+		return err_set(e, ENOTSUP, "disk '%s' is another process's, and is resized there", id);
 	if (!a || a->kind != &machine_disks)
 		return err_set(e, ENOENT, "there is no disk '%s'", id);
 	int rc = machine_hosts_error(block_resize(disk_of(a)->image, n_bytes, e), e);

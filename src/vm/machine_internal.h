@@ -122,6 +122,8 @@ bool machine_quiesce(struct machine *m);
 int machine_add_virtio_devices(struct machine *m, struct err *e);
 /* By its id, or, when that is nobody's, by that of its PCI function. */
 struct attached *machine_find_device(struct machine *m, const char *id);
+bool machine_has_kind(const struct machine *m, const struct device_kind *k);
+bool machine_has_vhost_disk(const struct machine *m); /* machine_disk.c */
 const struct device_kind *machine_find_kind(const char *member); /* NULL: not supported yet */
 /* The lowest free slot, or the one that is asked for (-1: none is). Errors are in words for whoever asked. */
 int machine_choose_slot(const struct machine *m, int asked_for, struct err *e);

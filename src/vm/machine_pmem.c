@@ -98,6 +98,8 @@ static int open_pmem(struct machine *m, struct attached *a, const void *config, 
 	struct block_image *image = NULL;
 	uint64_t n_bytes = 0;
 	int rc = check_size(c, e);
+	if (rc >= 0 && machine_has_vhost_disk(m))
+		rc = err_set(e, ENOTSUP, "%s: not supported yet: --pmem beside --disk vhost_user", c->id);
 	if (rc >= 0)
 		rc = open_image(m, a, c, &image, e);
 	a->backend = image;

@@ -22,8 +22,9 @@ static int refuse(const struct refusal *list, size_t n, struct err *e)
 int refuse_unsupported_disk(const struct disk_config *d, struct err *e)
 {
 	const struct refusal list[] = {
-		{ d->vhost_user || d->vhost_socket, "--disk vhost_user" },
-		{ !d->path, "--disk without a path" },
+		{ !d->path && !d->vhost_user, "--disk without a path" },
+		{ d->vhost_user && (d->rate_limit_group || d->has_rate_limiter_config), "--disk vhost_user with a rate limit" },
+		{ d->vhost_user && d->n_queue_affinity > 0, "--disk vhost_user with queue_affinity" },
 		{ d->pci_segment != 0, "--disk pci_segment" },
 		{ d->iommu, "--disk iommu" },
 		{ d->lock_granularity != LOCK_BYTE_RANGE, "--disk lock_granularity=full" },

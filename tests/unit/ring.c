@@ -21,10 +21,12 @@ static void must(bool ok, const char *what)
 	}
 }
 
-void ring_memory_new(struct mem_map *m)
+void ring_memory_new(struct mem_map *m, bool is_shared)
 {
 	mem_map_init(m);
-	struct mem_region_params p = { .start = GPA(RING_MEMORY_START), .n_bytes = RING_MEMORY_BYTES };
+	struct mem_region_params p = {
+		.start = GPA(RING_MEMORY_START), .n_bytes = RING_MEMORY_BYTES, .is_shared = is_shared,
+	};
 	must(mem_map_add(m, &p, NULL) == 0, "no memory");
 }
 
@@ -110,17 +112,35 @@ static void signal_config(void *transport)
 
 static const struct virtio_transport_ops rig_ops = { .signal_queue = signal_queue, .signal_config = signal_config };
 
-void rig_open(struct rig *g, const struct virtio_class *cls, const void *params, uint16_t queue_size)
+static int open_device(struct rig *g, const struct virtio_class *cls, const void *params, uint16_t queue_size, struct err *e)
 {
-	memset(g, 0, sizeof *g);
-	ring_memory_new(&g->mem);
 	must(loop_new(&g->loop, NULL) == 0, "no loop");
 	struct virtio_params p = { .id = "_test0", .mem = &g->mem, .io_loop = g->loop, .queue_size = queue_size };
-	struct err e = { 0 };
-	must(virtio_device_new(cls, &p, params, &g->v, &e) == 0, e.text);
+	int rc = virtio_device_new(cls, &p, params, &g->v, e);
+	if (rc < 0)
+		return rc;
 	virtio_bind_transport(g->v, &rig_ops, g);
 	for (unsigned i = 0; i < g->v->n_queues && i < RING_MAX_QUEUES; i++)
 		ring_init(&g->rings[i], &g->mem, i, queue_size);
+	return 0;
+}
+
+void rig_open(struct rig *g, const struct virtio_class *cls, const void *params, uint16_t queue_size)
+{
+	struct err e = { 0 };
+	memset(g, 0, sizeof *g);
+	ring_memory_new(&g->mem, false);
+	must(open_device(g, cls, params, queue_size, &e) == 0, e.text);
+}
+
+int rig_open_shared(struct rig *g, const struct virtio_class *cls, const void *params, uint16_t queue_size, struct err *e)
+{
+	memset(g, 0, sizeof *g);
+	ring_memory_new(&g->mem, true);
+	int rc = open_device(g, cls, params, queue_size, e);
+	if (rc < 0)
+		rig_close(g);
+	return rc;
 }
 
 void rig_start_queues(struct rig *g, uint64_t features, unsigned n_queues)

@@ -50,7 +50,7 @@ struct rig {
 	_Atomic unsigned n_config_signals;
 };
 
-void ring_memory_new(struct mem_map *m);
+void ring_memory_new(struct mem_map *m, bool is_shared);
 /* A started-to-be ring: addresses by RING_AREA(index), indices 0. */
 void ring_init(struct ring *r, struct mem_map *m, unsigned index, uint16_t size);
 struct queue_config ring_config(const struct ring *r);
@@ -63,6 +63,8 @@ bool ring_take(struct ring *r, struct ring_used *ret_u); /* the next used elemen
 
 /* Opens the device on a loop of the calling thread, with rings of queue_size for all its queues. */
 void rig_open(struct rig *g, const struct virtio_class *cls, const void *params, uint16_t queue_size);
+/* As that, with memory that other processes can map; the device's own error when it cannot be made: nothing is open then. */
+int rig_open_shared(struct rig *g, const struct virtio_class *cls, const void *params, uint16_t queue_size, struct err *e);
 /* ACKNOWLEDGE to DRIVER_OK with these features (VERSION_1 is added). */
 void rig_start(struct rig *g, uint64_t features);
 void rig_start_queues(struct rig *g, uint64_t features, unsigned n_queues);

@@ -118,7 +118,7 @@ static int try_disk(struct disk *d, bool has_io_uring, const struct virtio_queue
 	char path[40];
 	*d = (struct disk){ 0 };
 	last_log[0] = '\0';
-	ring_memory_new(&d->mem);
+	ring_memory_new(&d->mem, false);
 	int fd = memfd_create("disk", MFD_CLOEXEC);
 	OK(fd >= 0 && ftruncate(fd, 1 << 20) == 0);
 	(void)snprintf(path, sizeof path, "/proc/self/fd/%d", fd);

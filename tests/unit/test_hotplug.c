@@ -2,6 +2,7 @@
 /* Disks that come and go on a running machine, whose guest is a few instructions at the hotplug registers. */
 #include "base/checked.h"
 #include "machine_kit.h"
+#include "vhost_backend.h"
 #include "vm/events.h"
 
 #include <errno.h>
@@ -75,6 +76,48 @@ TEST(a_disk_comes_and_goes_a_hundred_times)
 	EQ(d.n_removed, 100);
 	EQ(d.n_asked_for, 100);
 	(void)close(i.fd);
+}
+
+/* It goes also while the other process is away. */
+TEST(a_disk_of_another_process_comes_and_goes)
+{
+	static struct vhost_backend backend;
+	struct driver d;
+	struct pci_device_info info;
+	struct err e = { 0 };
+	vhost_backend_init(&backend);
+	vhost_backend_start(&backend);
+	driver_init(&d, CODE(obedient), 0);
+	d.config.memory.shared = true;
+	boot(&d);
+	struct disk_config c = {
+		.vhost_user = true, .vhost_socket = backend.path, .id = (char *)(uintptr_t)"data", .num_queues = 2,
+		.queue_size = 64,
+	};
+	for (unsigned n = 1; n <= 6; n++) {
+		if (machine_add_device(d.m, "disks", &c, &info, &e) < 0)
+			test_fail(__FILE__, __LINE__, "%s", e.text);
+		OK(is_in_tree(&d, "data"));
+		text_scoped counters = TEXT_INIT;
+		machine_device_counters(d.m, &counters);
+		STR_HAS(text_get(&counters), "\"data\":{\"reconnects\":0}");
+		EQ(machine_resize_disk(d.m, "data", 2 << 20, &e), -ENOTSUP);
+		STR_HAS(e.text, "disk 'data' is another process's");
+		struct pmem_config pmem = { .file = (char *)(uintptr_t)"/tmp", .has_size = true, .size = 2 << 20,
+			                    .id = (char *)(uintptr_t)"memory" };
+		EQ(machine_add_device(d.m, "pmem", &pmem, &info, &e), -ENOTSUP);
+		STR_HAS(e.text, "not supported yet: --pmem beside --disk vhost_user");
+		if (n % 2)
+			vhost_backend_kill(&backend);
+		EQ(machine_remove_device(d.m, "data", &e), 0);
+		wait_removed(&d, n);
+		OK(!is_in_tree(&d, "data"));
+		if (n % 2)
+			vhost_backend_start(&backend);
+	}
+	driver_done(&d);
+	vhost_backend_kill(&backend);
+	vhost_backend_done(&backend);
 }
 
 TEST(the_device_tree_says_what_goes)

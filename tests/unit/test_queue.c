@@ -21,7 +21,7 @@ struct fixture {
 
 static void open_with(struct fixture *f, uint64_t features)
 {
-	ring_memory_new(&f->mem);
+	ring_memory_new(&f->mem, false);
 	ring_init(&f->r, &f->mem, 0, SIZE);
 	EQ(queue_init(&f->q, 16, NULL), 0);
 	f->q.config = ring_config(&f->r);
@@ -57,7 +57,7 @@ static void refuses_start(struct queue_config (*change)(struct queue_config), en
 	struct ring r;
 	struct queue q;
 	struct err e = { 0 };
-	ring_memory_new(&mem);
+	ring_memory_new(&mem, false);
 	ring_init(&r, &mem, 0, SIZE);
 	EQ(queue_init(&q, 16, NULL), 0);
 	q.config = change(ring_config(&r));

@@ -353,7 +353,7 @@ TEST(a_class_that_does_not_open_is_an_error)
 	struct virtio_device *v = NULL;
 	struct err e = { 0 };
 	int fails = 2;
-	ring_memory_new(&m);
+	ring_memory_new(&m, false);
 	EQ(loop_new(&l, NULL), 0);
 	struct virtio_params p = { .id = "_toy", .mem = &m, .io_loop = l, .queue_size = 16 };
 	EQ(virtio_device_new(&toy_class, &p, &fails, &v, &e), -ENOENT);

@@ -405,7 +405,7 @@ TEST(starts_and_resets_while_both_loops_run)
 	struct open_call c = { .p = { .mode = CHAR_PTY }, .l = host.loop };
 	EQ(loop_call(host.loop, open_backend, &c), 0);
 	int peer = open(char_path(c.b), O_RDWR | O_NOCTTY | O_CLOEXEC | O_NONBLOCK);
-	ring_memory_new(&g.mem);
+	ring_memory_new(&g.mem, false);
 	struct virtio_params p = { .id = "__console", .mem = &g.mem, .io_loop = io.loop, .queue_size = 16 };
 	struct virtio_console_params params = { .backend = c.b };
 	EQ(virtio_device_new(&virtio_console, &p, &params, &g.v, NULL), 0);

@@ -114,7 +114,7 @@ TEST(a_source_that_cannot_be_opened_is_named)
 	struct rig g = { 0 };
 	struct virtio_device *v;
 	struct err e = { 0 };
-	ring_memory_new(&g.mem);
+	ring_memory_new(&g.mem, false);
 	EQ(loop_new(&g.loop, NULL), 0);
 	struct virtio_params p = { .id = "__rng", .mem = &g.mem, .io_loop = g.loop };
 	struct virtio_rng_params r = { .source = "/nowhere/entropy" };

@@ -70,7 +70,7 @@ static inline void bench_init(struct bench *b)
 	*b = (struct bench){ .vm = FAKE_VM };
 	EQ(irq_router_init(&b->router, &b->vm, HV_IRQCHIP_KERNEL, NULL, NULL), 0);
 	bus_init(&b->bus);
-	ring_memory_new(&b->mem);
+	ring_memory_new(&b->mem, false);
 	EQ(loop_new(&b->loop, NULL), 0);
 	const struct virtio_params p = { .id = "_toy0", .mem = &b->mem, .io_loop = b->loop };
 	EQ(virtio_device_new(&toy_class, &p, NULL, &b->v, NULL), 0);

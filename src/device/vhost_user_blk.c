@@ -1,0 +1,121 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* What is the backend's word in the configuration space is passed on, but for what we know better: the number of queues. */
+#include "device/vhost_user_blk.h"
+
+#include "base/bytes.h"
+#include "base/checked.h"
+
+#include <errno.h>
+
+/* 5.2.3 Feature bits */
+#define VIRTIO_BLK_F_SIZE_MAX (1ull << 1)
+#define VIRTIO_BLK_F_SEG_MAX (1ull << 2)
+#define VIRTIO_BLK_F_GEOMETRY (1ull << 4)
+#define VIRTIO_BLK_F_RO (1ull << 5)
+#define VIRTIO_BLK_F_BLK_SIZE (1ull << 6)
+#define VIRTIO_BLK_F_FLUSH (1ull << 9)
+#define VIRTIO_BLK_F_TOPOLOGY (1ull << 10)
+#define VIRTIO_BLK_F_CONFIG_WCE (1ull << 11)
+#define VIRTIO_BLK_F_MQ (1ull << 12)
+#define VIRTIO_BLK_F_DISCARD (1ull << 13)
+#define VIRTIO_BLK_F_WRITE_ZEROES (1ull << 14)
+
+/* 5.2.4 struct virtio_blk_config: offsets */
+enum {
+	SPACE_CAPACITY = 0,
+	SPACE_SIZE_MAX = 8,
+	SPACE_SEG_MAX = 12,
+	SPACE_BLK_SIZE = 20,
+	SPACE_WRITEBACK = 32,
+	SPACE_NUM_QUEUES = 34,
+	SPACE_BYTES = 60,
+};
+
+struct disk {
+	struct vhost_user_device d; /* first */
+};
+
+/* Some backends offer these and leave the field 0: a driver that believed them could transfer nothing. */
+static int check_limit(struct vhost_user_device *d, uint64_t feature, uint32_t limit, const uint8_t *was, struct err *e)
+{
+	if (!(d->v.offered & feature) || limit > 0)
+		return 0;
+	if (was)
+		return err_set(e, EINVAL, "it has segments of no bytes, or none");
+	d->v.offered &= ~feature;
+	d->needed &= ~feature;
+	return 0;
+}
+
+/* -EINVAL for what is said of the disk: the connection goes on with what was said before. */
+static int check_space(struct vhost_user_device *d, uint8_t *space, const uint8_t *was, struct err *e)
+{
+	uint64_t n_sectors = get_le64(space + SPACE_CAPACITY);
+	uint32_t block_bytes = get_le32(space + SPACE_BLK_SIZE);
+	bool has_blocks = (d->v.offered & VIRTIO_BLK_F_BLK_SIZE) != 0;
+
+	if (n_sectors > UINT64_MAX / 512)
+		return err_set(e, EINVAL, "it has a disk of %llu sectors", (unsigned long long)n_sectors);
+	if (was && n_sectors < get_le64(was + SPACE_CAPACITY))
+		return err_set(e, EINVAL, "its disk has shrunk from %llu to %llu sectors",
+		               (unsigned long long)get_le64(was + SPACE_CAPACITY), (unsigned long long)n_sectors);
+	if (has_blocks && (!is_power_of_two(block_bytes) || block_bytes < 512))
+		return err_set(e, EINVAL, "it has blocks of %u bytes", block_bytes);
+	if (was && has_blocks && block_bytes != get_le32(was + SPACE_BLK_SIZE))
+		return err_set(e, EINVAL, "its blocks have %u bytes now", block_bytes);
+	if (space[SPACE_WRITEBACK] > 1)
+		return err_set(e, EINVAL, "its write cache is neither on nor off, but %u", space[SPACE_WRITEBACK]);
+	int rc = check_limit(d, VIRTIO_BLK_F_SIZE_MAX, get_le32(space + SPACE_SIZE_MAX), was, e);
+	if (rc >= 0)
+		rc = check_limit(d, VIRTIO_BLK_F_SEG_MAX, get_le32(space + SPACE_SEG_MAX), was, e);
+	if (rc < 0)
+		return rc;
+	put_le16(space + SPACE_NUM_QUEUES, d->v.offered & VIRTIO_BLK_F_MQ ? (uint16_t)d->v.n_queues : 0);
+	return 0;
+}
+
+static bool may_write(const struct vhost_user_device *d, unsigned offset, const uint8_t *bytes, unsigned n_bytes)
+{
+	return offset == SPACE_WRITEBACK && n_bytes == 1 && *bytes <= 1 && virtio_has_feature(&d->v, VIRTIO_BLK_F_CONFIG_WCE);
+}
+
+static const struct vhost_user_kind disk_kind = {
+	.features = VIRTIO_BLK_F_SIZE_MAX | VIRTIO_BLK_F_SEG_MAX | VIRTIO_BLK_F_GEOMETRY | VIRTIO_BLK_F_RO |
+	            VIRTIO_BLK_F_BLK_SIZE | VIRTIO_BLK_F_FLUSH | VIRTIO_BLK_F_TOPOLOGY | VIRTIO_BLK_F_CONFIG_WCE |
+	            VIRTIO_BLK_F_MQ | VIRTIO_BLK_F_DISCARD | VIRTIO_BLK_F_WRITE_ZEROES,
+	.check_space = check_space,
+	.may_write = may_write,
+};
+
+static int disk_open(struct virtio_device *v, const void *params, struct err *e)
+{
+	const struct vhost_user_blk_params *p = params;
+	struct vhost_user_device *d = vhost_user_device_of(v);
+	d->kind = &disk_kind;
+	int rc = vhost_user_open(d, &p->common, e);
+	if (rc < 0)
+		return rc;
+	if (v->n_queues > 1 && !(v->offered & VIRTIO_BLK_F_MQ))
+		return err_set(e, EINVAL, "%s: the backend at '%s' has one queue, and %u are wanted", v->id, d->socket,
+		               v->n_queues);
+	/* Who else could enforce it? Requests do not pass here. */
+	if (p->is_readonly && !(v->offered & VIRTIO_BLK_F_RO))
+		return err_set(e, EINVAL, "%s: readonly=on, but the backend at '%s' lets its disk be written", v->id, d->socket);
+	return 0;
+}
+
+const struct virtio_class vhost_user_blk = {
+	.name = "vhost-user-block",
+	.virtio_id = VIRTIO_ID_BLOCK,
+	.n_space_bytes = SPACE_BYTES,
+	.size = sizeof(struct disk),
+	.queue_size = 128,
+	.open = disk_open,
+	.close = vhost_user_device_close,
+	.start = vhost_user_device_start,
+	.stop = vhost_user_device_stop,
+	.reset = vhost_user_device_reset,
+	.kick = vhost_user_device_kick,
+	.space_write = vhost_user_device_space_write,
+	.counters = vhost_user_device_counters,
+};
