@@ -44,6 +44,7 @@ struct block_request {
 	uint64_t n_bytes;
 	struct iovec *iov;     /* READ, WRITE: sums up to n_bytes; advanced in place as bytes are moved */
 	int n_iov;
+	bool may_fault;        /* the buffers may not be there to be touched: a mapped file that was cut off */
 	/* On the lane's loop. result is 0 or a negative errno. */
 	void (*done)(struct block_request *r, int result);
 	/* the lane's own */

@@ -13,6 +13,8 @@
  * another image of the chain; what it needs to read first, or to unpack, is done by a call on a worker thread. */
 #include "backend/block_impl.h"
 
+#include "base/guarded_copy.h"
+
 #include <assert.h>
 #include <errno.h>
 #include <limits.h>
@@ -39,6 +41,36 @@ static void advance_iov(struct block_request *r, size_t n_bytes)
 	}
 }
 
+static void take_bytes(const struct block_request *r, void *ret_bytes, const void *from, size_t n_bytes)
+{
+	if (r->may_fault)
+		guarded_read(ret_bytes, from, n_bytes);
+	else
+		memcpy(ret_bytes, from, n_bytes);
+}
+
+static void give_zeroes(const struct block_request *r, uint8_t *to, size_t n_bytes)
+{
+	static const uint8_t zeroes[4096];
+	if (!r->may_fault) {
+		memset(to, 0, n_bytes);
+		return;
+	}
+	for (size_t n = 0; n < n_bytes; n += sizeof zeroes)
+		guarded_write(to + n, zeroes, (size_t)min_u64(sizeof zeroes, n_bytes - n));
+}
+
+/* bytes NULL: zeroes. */
+static void give_bytes(const struct block_request *r, void *to, const void *bytes, size_t n_bytes)
+{
+	if (!bytes)
+		give_zeroes(r, to, n_bytes);
+	else if (r->may_fault)
+		guarded_write(to, bytes, n_bytes);
+	else
+		memcpy(to, bytes, n_bytes);
+}
+
 /* Between the first n_bytes of the request's buffers and the bounce buffer. */
 static void copy_bounce(struct block_request *r, size_t n_bytes, bool is_to_bounce)
 {
@@ -47,9 +79,9 @@ static void copy_bounce(struct block_request *r, size_t n_bytes, bool is_to_boun
 		assert(i < r->n_iov);
 		size_t n = (size_t)min_u64(r->iov[i].iov_len, n_bytes);
 		if (is_to_bounce)
-			memcpy(at, r->iov[i].iov_base, n);
+			take_bytes(r, at, r->iov[i].iov_base, n);
 		else
-			memcpy(r->iov[i].iov_base, at, n);
+			give_bytes(r, r->iov[i].iov_base, at, n);
 		at += n;
 		n_bytes -= n;
 	}
@@ -62,12 +94,8 @@ void block_transfer_fill(struct block_request *r, const uint8_t *bytes, uint64_t
 	for (int k = 0; left; k++) {
 		assert(k < r->n_iov);
 		size_t n = (size_t)min_u64(r->iov[k].iov_len, left);
-		if (bytes) {
-			memcpy(r->iov[k].iov_base, bytes, n);
-			bytes += n;
-		} else {
-			memset(r->iov[k].iov_base, 0, n);
-		}
+		give_bytes(r, r->iov[k].iov_base, bytes, n);
+		bytes += bytes ? n : 0;
 		left -= n;
 	}
 	advance_iov(r, (size_t)n_bytes);
@@ -86,7 +114,7 @@ void block_transfer_peek(const struct block_request *r, uint8_t *ret_bytes, uint
 	for (int k = 0; n_bytes; k++) {
 		assert(k < r->n_iov);
 		size_t n = (size_t)min_u64(r->iov[k].iov_len, n_bytes);
-		memcpy(ret_bytes, r->iov[k].iov_base, n);
+		take_bytes(r, ret_bytes, r->iov[k].iov_base, n);
 		ret_bytes += n;
 		n_bytes -= n;
 	}

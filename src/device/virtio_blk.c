@@ -339,6 +339,7 @@ static void begin_transfer(struct blk_request *r)
 	r->io.n_bytes = n_bytes;
 	r->io.iov = r->cells;
 	r->io.n_iov = n_iov;
+	r->io.may_fault = r->chain.may_fault;
 	r->start_ns = turn_time(r->queue);
 	block_submit(r->queue->lane, &r->io);
 }

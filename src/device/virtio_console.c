@@ -16,6 +16,7 @@
 #include "backend/char.h"
 #include "base/bytes.h"
 #include "base/checked.h"
+#include "base/guarded_copy.h"
 
 #include <assert.h>
 #include <errno.h>
@@ -154,6 +155,21 @@ static void kick_receive(struct console *c)
 
 /* --- output ---------------------------------------------------------------------------------------------------------- */
 
+/* Guest memory as plain bytes: whatever is read there is output, and nothing is decided by it. */
+static void write_bytes(struct console *c, const uint8_t *bytes, uint32_t n_bytes)
+{
+	uint8_t copy[512];
+	if (!c->tx.may_fault) {
+		char_write(c->backend, bytes, n_bytes);
+		return;
+	}
+	for (uint32_t n_done = 0; n_done < n_bytes; n_done += (uint32_t)sizeof copy) {
+		uint32_t n = (uint32_t)min_u64(sizeof copy, n_bytes - n_done);
+		guarded_read(copy, bytes + n_done, n);
+		char_write(c->backend, copy, n);
+	}
+}
+
 /* Writes at most n_max bytes of the chain in flight; true when it is finished. */
 static bool write_piece(struct console *c, uint32_t n_max, uint32_t *ret_n)
 {
@@ -165,8 +181,7 @@ static bool write_piece(struct console *c, uint32_t n_max, uint32_t *ret_n)
 			continue;
 		}
 		uint32_t n = (uint32_t)min_u64(v->iov_len - skip, n_max - n_done);
-		/* Guest memory as plain bytes: whatever is read there is output, and nothing is decided by it. */
-		char_write(c->backend, (const uint8_t *)v->iov_base + skip, n);
+		write_bytes(c, (const uint8_t *)v->iov_base + skip, n);
 		n_done += n;
 		skip = 0;
 	}

@@ -229,10 +229,8 @@ bool mem_span(const struct mem_map *m, struct gpa a, uint64_t n_bytes, struct sp
 	return true;
 }
 
-bool mem_buffer_span(const struct mem_map *m, struct gpa a, uint64_t n_bytes, struct span *ret_s)
+bool mem_device_span(const struct mem_map *m, struct gpa a, uint64_t n_bytes, struct span *ret_s)
 {
-	if (mem_span(m, a, n_bytes, ret_s))
-		return true;
 	for (size_t i = 0; i < MEM_MAX_DEVICE_REGIONS; i++) {
 		const struct mem_region *r = &m->device_regions[i];
 		uint64_t offset = a.v - r->start.v;

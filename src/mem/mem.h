@@ -73,7 +73,7 @@ const struct mem_region *mem_map_find(const struct mem_map *m, struct gpa a); /*
 bool mem_span(const struct mem_map *m, struct gpa a, uint64_t n_bytes, struct span *ret_s);
 
 /* Memory that a device brings, a file mapped at an address of its own, is no RAM: it may go again, and the host may take it
- * from under us. Only what a driver offers as a buffer may lie there; rings, tables and our own eyes stay out. */
+ * from under us. Only what a driver offers as a buffer may lie there, not rings and tables; our own copies are guarded. */
 struct mem_device_params {
 	struct gpa start;
 	uint64_t n_bytes;
@@ -84,8 +84,8 @@ struct mem_device_params {
 /* Like mem_map_add(). ret_index: in device_regions, until mem_map_remove_device() takes the region away. */
 int mem_map_add_device(struct mem_map *m, const struct mem_device_params *p, size_t *ret_index, struct err *e);
 void mem_map_remove_device(struct mem_map *m, size_t index);
-/* As mem_span(), in RAM or in what devices bring. */
-bool mem_buffer_span(const struct mem_map *m, struct gpa a, uint64_t n_bytes, struct span *ret_s);
+/* As mem_span(), in what devices bring. */
+bool mem_device_span(const struct mem_map *m, struct gpa a, uint64_t n_bytes, struct span *ret_s);
 
 /* Copies; false (and nothing copied) when the range is not RAM in one region. Writes are marked dirty. */
 bool mem_read(const struct mem_map *m, struct gpa a, void *ret_bytes, size_t n_bytes);

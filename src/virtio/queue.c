@@ -178,8 +178,11 @@ static enum queue_fault add_buffer(struct queue *q, struct walk *w, const struct
 	if (!is_writable && w->has_writable)
 		return QUEUE_READABLE_AFTER_WRITABLE;
 	w->has_writable |= is_writable;
-	if (!mem_buffer_span(q->mem, GPA(d->addr), d->len, &s))
-		return QUEUE_BAD_BUFFER;
+	if (!mem_span(q->mem, GPA(d->addr), d->len, &s)) {
+		if (!mem_device_span(q->mem, GPA(d->addr), d->len, &s))
+			return QUEUE_BAD_BUFFER;
+		c->may_fault = true;
+	}
 	/* At most QUEUE_MAX_SIZE descriptors of less than 2^32: no overflow in 64 bits. */
 	w->n_bytes[is_writable] += d->len;
 	if (w->n_bytes[0] + w->n_bytes[1] > UINT32_MAX)
@@ -217,6 +220,7 @@ static enum queue_fault walk_chain(struct queue *q, uint16_t head, struct chain 
 	uint32_t index = head;
 
 	c->n_out = c->n_in = 0;
+	c->may_fault = false;
 	for (;;) {
 		struct desc d = read_desc(w.table, index);
 		if (d.flags & ~(DESC_F_NEXT | DESC_F_WRITE | DESC_F_INDIRECT))

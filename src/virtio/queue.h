@@ -36,6 +36,7 @@ struct chain {
 	uint32_t n_out_bytes, n_in_bytes;
 	struct iovec *iov;            /* for system calls only; chain_read()/chain_write() for our own eyes */
 	unsigned n_iov_capacity;      /* at least the queue's size */
+	bool may_fault;               /* a buffer lies in memory of a device: it may not be there to be touched */
 };
 
 struct queue {

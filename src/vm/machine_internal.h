@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* machine_internal.h - a machine as its own files see it: assembly (machine.c), virtio devices (machine_devices.c), the
- * kinds of which there may be many (machine_disk.c and the rate limits in machine_limits.c), coming and going while the guest
- * runs (machine_hotplug.c), and what is told of devices (machine_tree.c). Main thread. */
+ * kinds of which there may be many (machine_disk.c with the rate limits in machine_limits.c, machine_pmem.c), memory that they
+ * bring (machine_memory.c), coming and going while the guest runs (machine_hotplug.c), and what is told of devices
+ * (machine_tree.c). Main thread. */
 #pragma once
 #include "arch/x86_64/boot.h"
 #include "arch/x86_64/ioapic.h"

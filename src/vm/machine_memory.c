@@ -25,6 +25,12 @@ static uint64_t step_over(const struct machine *m, uint64_t start, uint64_t n_by
 		if (d->n_bytes && start < end && d->start.v < start + n_bytes)
 			return align_up(end, DEVICE_MEMORY_ALIGN);
 	}
+	/* One whose device is gone, but which the engine did not let go of. */
+	for (size_t i = 0; i < MEM_MAX_DEVICE_REGIONS; i++) {
+		const struct mem_region *r = &m->mem.device_regions[i];
+		if (r->n_bytes && start < r->start.v + r->n_bytes && r->start.v < start + n_bytes)
+			return align_up(r->start.v + r->n_bytes, DEVICE_MEMORY_ALIGN);
+	}
 	return start;
 }
 

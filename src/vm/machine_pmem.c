@@ -31,8 +31,12 @@ static int make_file(const struct pmem_config *c, struct err *e)
 	if (!c->has_size)
 		return err_set(e, EINVAL, "%s: '%s' is a folder: a file there needs a size", c->id, c->file);
 	fd_scoped fd = open(c->file, O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
-	if (fd < 0 || ftruncate(fd, (off_t)c->size) < 0)
-		return err_set_errno(e, errno, "%s: cannot make a file of %llu bytes in '%s'", c->id,
+	int rc = fd < 0 || ftruncate(fd, (off_t)c->size) < 0 ? -errno : 0;
+	/* Its blocks now, where the file system can: a guest that found none left would end with its VM. */
+	if (rc == 0 && !c->discard_writes && fallocate(fd, 0, 0, (off_t)c->size) < 0 && errno != EOPNOTSUPP)
+		rc = -errno;
+	if (rc < 0)
+		return err_set_errno(e, -rc, "%s: cannot make a file of %llu bytes in '%s'", c->id,
 		                     (unsigned long long)c->size, c->file);
 	return fd_take(&fd);
 }

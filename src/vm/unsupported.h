@@ -7,5 +7,6 @@
 
 /* 0, or -ENOTSUP with "not supported yet: --option key=value". */
 int refuse_unsupported(const struct vm_config *c, struct err *e);
+/* Of that, for one device. */
 int refuse_unsupported_disk(const struct disk_config *d, struct err *e);
-int refuse_unsupported_pmem(const struct pmem_config *p, struct err *e); /* of refuse_unsupported(), for one disk */
+int refuse_unsupported_pmem(const struct pmem_config *p, struct err *e);

@@ -378,11 +378,11 @@ TEST(what_devices_bring_takes_buffers_and_nothing_else)
 	OK(!mem_map_find(&m, GPA(0x100000)) && !mem_span(&m, GPA(0x100000), 1, &s));
 	OK(!mem_read(&m, GPA(0x100000), &byte, 1) && !mem_write(&m, GPA(0x100000), &byte, 1));
 
-	OK(mem_buffer_span(&m, GPA(0xffff), 1, &s)); /* RAM as well */
-	OK(!mem_buffer_span(&m, GPA(0xfffff), 2, &s) && !mem_buffer_span(&m, GPA(0xfffff), 1, &s));
-	OK(!mem_buffer_span(&m, GPA(0x103fff), 2, &s) && !mem_buffer_span(&m, GPA(0x104000), 1, &s));
-	OK(!mem_buffer_span(&m, GPA(0x100000), UINT64_MAX, &s) && !mem_buffer_span(&m, GPA(0), 1ull << 40, &s));
-	OK(mem_buffer_span(&m, GPA(0x103ff8), 8, &s));
+	OK(!mem_device_span(&m, GPA(0xffff), 1, &s)); /* RAM */
+	OK(!mem_device_span(&m, GPA(0xfffff), 2, &s) && !mem_device_span(&m, GPA(0xfffff), 1, &s));
+	OK(!mem_device_span(&m, GPA(0x103fff), 2, &s) && !mem_device_span(&m, GPA(0x104000), 1, &s));
+	OK(!mem_device_span(&m, GPA(0x100000), UINT64_MAX, &s) && !mem_device_span(&m, GPA(0), 1ull << 40, &s));
+	OK(mem_device_span(&m, GPA(0x103ff8), 8, &s));
 	span_write(s, 0, &(uint64_t){ 0x1234 }, 8);
 	EQ(pread(fd, &word, sizeof word, 0x3ff8), sizeof word);
 	EQ(word, 0x1234);
@@ -390,7 +390,7 @@ TEST(what_devices_bring_takes_buffers_and_nothing_else)
 	OK(m.device_regions[index].fd >= 0 && m.device_regions[index].fd != fd);
 
 	mem_map_remove_device(&m, index);
-	OK(!mem_buffer_span(&m, GPA(0x100000), 1, &s));
+	OK(!mem_device_span(&m, GPA(0x100000), 1, &s));
 	EQ(mem_map_add_device(&m, &p, &index, NULL), 0);
 	mem_map_done(&m);
 	EQ(fcntl(fd, F_GETFD), FD_CLOEXEC); /* ours */
@@ -412,7 +412,7 @@ TEST(private_device_memory_keeps_out_of_its_file)
 	struct mem_device_params p = { .start = GPA(0), .n_bytes = 0x1000, .fd = reader, .is_private = true };
 	EQ(mem_map_add_device(&m, &p, &index, NULL), 0);
 	EQ(m.device_regions[index].fd, -1);
-	OK(mem_buffer_span(&m, GPA(8), 8, &s));
+	OK(!mem_device_span(&m, GPA(8), 8, &s));
 	word = 0;
 	span_read(s, 0, &word, 8);
 	EQ(word, 7);

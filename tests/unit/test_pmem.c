@@ -172,7 +172,7 @@ TEST(discarded_writes_stay_with_the_guest)
 	EQ(word_at(&i, 0), 0);
 	struct span s;
 	uint32_t word;
-	OK(mem_buffer_span(&d.m->mem, GPA(MEMORY_AT), WORD_BYTES, &s));
+	OK(mem_device_span(&d.m->mem, GPA(MEMORY_AT), WORD_BYTES, &s));
 	span_read(s, 0, &word, WORD_BYTES);
 	OK(word != 0);
 	driver_done(&d);
@@ -363,7 +363,7 @@ TEST(a_file_that_is_cut_off_ends_the_vm_with_a_report)
 	OK(d.has_failed);
 	machine_free(ptr_take(d.m)); /* the vCPU's thread has ended */
 	STR_HAS(d.report, "KVM_RUN failed: Bad address");
-	STR_HAS(d.report, "guest memory is gone: has a file that is mapped there been truncated");
+	STR_HAS(d.report, "guest memory is not there: if a file is mapped into it, has that been cut off");
 	free(d.report);
 	d.has_failed = false;
 	driver_done(&d);

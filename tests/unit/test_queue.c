@@ -534,6 +534,27 @@ TEST(memory_of_devices_holds_data_only)
 	char bytes[10];
 	EQ(pread(fd, bytes, 10, 0x1000), 10);
 	MEM_EQ(bytes, "0123456789", 10);
+	EQ(f.c.may_fault, true);
+
+	/* Cut off by somebody, from the page on in which the buffer is. */
+	EQ(ftruncate(fd, 0x1000), 0);
+	ring_put(&f.r, 2, (struct ring_desc){ at + 0xff8, 16, DESC_NEXT, 3 });
+	ring_put(&f.r, 3, (struct ring_desc){ at + 0x2000, 8, DESC_WRITE, 0 });
+	EQ(pwrite(fd, "ABCDEFGH", 8, 0xff8), 8);
+	ring_offer(&f.r, 2);
+	EQ(queue_next(&f.q, &f.c), 1);
+	char cut[16];
+	EQ(chain_read(&f.c, 0, cut, sizeof cut), 16);
+	MEM_EQ(cut, "ABCDEFGH\0\0\0\0\0\0\0\0", 16);
+	EQ(chain_write(&f.c, 0, "lost", 4), 4);
+	queue_put(&f.q, &f.c, 4);
+
+	/* The next one is in RAM alone. */
+	ring_put(&f.r, 4, (struct ring_desc){ RING_DATA, 4, DESC_WRITE, 0 });
+	ring_offer(&f.r, 4);
+	EQ(queue_next(&f.q, &f.c), 1);
+	EQ(f.c.may_fault, false);
+	queue_put(&f.q, &f.c, 0);
 
 	ring_put(&f.r, 1, (struct ring_desc){ at, 16, DESC_INDIRECT, 0 });
 	ring_offer(&f.r, 1);
