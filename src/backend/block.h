@@ -32,6 +32,7 @@ struct block_step {
 	bool is_buffered;  /* on the file's second descriptor, the one without O_DIRECT */
 	const struct block_file *file; /* of the image, or of one that it is based on */
 	uint64_t offset_bytes, n_bytes;
+	uint64_t sync_ticket; /* SYNC: the file's sync of this number or a later one does; 0: the next */
 	long (*call)(struct block_request *r); /* CALL */
 };
 

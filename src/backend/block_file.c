@@ -25,7 +25,6 @@
 #define SECTOR_BYTES 512u
 #define MAX_DIRECT_ALIGN 4096u
 #define MAX_RETRIES 1000
-#define MAX_SYNC_WAIT_S 30
 
 /* --- opening --- */
 
@@ -228,40 +227,54 @@ long block_file_synced(const struct block_image *i, const struct block_file *f, 
 	return error ? error : result;
 }
 
-bool block_sync_begin(const struct block_image *i, const struct block_file *f)
+uint64_t block_sync_next(const struct block_image *i, const struct block_file *f)
+{
+	struct block_file *own = i->top->files[f->index];
+	(void)pthread_mutex_lock(&own->sync_lock);
+	uint64_t ticket = own->n_sync_begun + 1;
+	(void)pthread_mutex_unlock(&own->sync_lock);
+	return ticket;
+}
+
+bool block_sync_begin(const struct block_image *i, const struct block_file *f, uint64_t *ret_ticket)
 {
 	struct block_file *own = i->top->files[f->index];
 	(void)pthread_mutex_lock(&own->sync_lock);
 	bool is_free = !own->n_syncing;
 	own->n_syncing += is_free;
+	*ret_ticket = own->n_sync_begun + 1;
+	own->n_sync_begun += is_free;
 	(void)pthread_mutex_unlock(&own->sync_lock);
 	return is_free;
 }
 
-void block_sync_end(const struct block_image *i, const struct block_file *f)
+void block_sync_end(const struct block_image *i, const struct block_file *f, long result)
 {
 	struct block_file *own = i->top->files[f->index];
 	(void)pthread_mutex_lock(&own->sync_lock);
 	assert(own->n_syncing);
+	if (result != -EINTR && result != -EAGAIN)
+		own->n_sync_done = own->n_sync_begun;
 	own->n_syncing--;
-	(void)pthread_cond_signal(&own->sync_is_over);
+	(void)pthread_cond_broadcast(&own->sync_is_over);
 	(void)pthread_mutex_unlock(&own->sync_lock);
 }
 
-/* For threads that may wait. One that must not, as there is no thread at all to do it, could be waiting for itself: hence the
- * bound, after which two overlap. */
-static void wait_to_sync(const struct block_image *i, const struct block_file *f)
+/* False: it was done meanwhile. For threads that may wait: one that carries out what others wait for must have nothing of its
+ * own under way. */
+static bool wait_to_sync(const struct block_image *i, const struct block_file *f, uint64_t ticket)
 {
 	struct block_file *own = i->top->files[f->index];
-	struct timespec end;
-	(void)clock_gettime(CLOCK_MONOTONIC, &end);
-	end.tv_sec += MAX_SYNC_WAIT_S;
 	(void)pthread_mutex_lock(&own->sync_lock);
-	int rc = 0;
-	while (own->n_syncing && rc != ETIMEDOUT)
-		rc = pthread_cond_clockwait(&own->sync_is_over, &own->sync_lock, CLOCK_MONOTONIC, &end);
-	own->n_syncing++;
+	if (!ticket)
+		ticket = own->n_sync_begun + 1;
+	while (own->n_syncing && own->n_sync_done < ticket)
+		(void)pthread_cond_wait(&own->sync_is_over, &own->sync_lock);
+	bool is_mine = own->n_sync_done < ticket;
+	own->n_syncing += is_mine;
+	own->n_sync_begun += is_mine;
 	(void)pthread_mutex_unlock(&own->sync_lock);
+	return is_mine;
 }
 
 static long run_step(const struct block_step *s)
@@ -300,9 +313,10 @@ long block_step_run(const struct block_image *i, const struct block_step *s)
 		return 0;
 	if (s->op != BLOCK_STEP_SYNC)
 		return seam ? seam->execute(seam->context, s) : run_step(s);
-	wait_to_sync(i, s->file);
+	if (!wait_to_sync(i, s->file, s->sync_ticket))
+		return block_file_synced(i, s->file, 0); /* an error that it met is every flush's */
 	long n = block_file_synced(i, s->file, seam ? seam->execute(seam->context, s) : run_step(s));
-	block_sync_end(i, s->file);
+	block_sync_end(i, s->file, n);
 	return n;
 }
 

@@ -105,6 +105,7 @@ struct block_file {
 	pthread_mutex_t sync_lock; /* a leaf, of the next two */
 	pthread_cond_t sync_is_over;
 	unsigned n_syncing;
+	uint64_t n_sync_begun, n_sync_done; /* numbers of syncs: the last that began, the last that came to an end of its own */
 	/* Learned when the host refuses; never unlearned. */
 	_Atomic bool has_no_punch, has_no_zero_range, has_no_discard;
 };
@@ -148,10 +149,12 @@ int block_file_zero(const struct block_image *i, const struct block_file *f, uin
  * dropped them: so no later SYNC of the file succeeds. Any thread; block_step_run() and the engines ask it. */
 long block_file_synced(const struct block_image *i, const struct block_file *f, long result);
 /* One sync of a file at a time: the kernel gives an error to one of two that overlap, and tells the other that all is well. An
- * engine that would not wait asks first, and if it may not, a thread that can wait does it. block_file_synced() comes
- * before the end. */
-bool block_sync_begin(const struct block_image *i, const struct block_file *f);
-void block_sync_end(const struct block_image *i, const struct block_file *f);
+ * engine that would not wait asks first, and if it may not, a thread that can wait does it: or finds, when its turn comes,
+ * that another sync, which began after it was asked for, has done it. ret_ticket: as block_sync_next(), for
+ * block_step.sync_ticket. block_file_synced() comes before the end; result -EAGAIN: it was not carried out. */
+uint64_t block_sync_next(const struct block_image *i, const struct block_file *f);
+bool block_sync_begin(const struct block_image *i, const struct block_file *f, uint64_t *ret_ticket);
+void block_sync_end(const struct block_image *i, const struct block_file *f, long result);
 int block_file_size(const struct block_file *f, uint64_t *ret_n_bytes); /* now */
 
 /* --- the image --- */

@@ -50,10 +50,10 @@ static void give_bounce(struct block_lane *lane, struct block_request *r)
 	wake_waiting(lane, 1);
 }
 
-static void end_sync(struct block_request *r)
+static void end_sync(struct block_request *r, long result)
 {
 	if (r->has_sync)
-		block_sync_end(r->lane->image, r->step.file);
+		block_sync_end(r->lane->image, r->step.file, result);
 	r->has_sync = false;
 }
 
@@ -78,7 +78,7 @@ void block_lane_step_done(struct block_lane *lane, struct block_request *r, long
 {
 	bool is_woken = r->is_parked;
 	r->is_parked = false;
-	end_sync(r);
+	end_sync(r, result);
 	bool is_done = !is_woken && lane->image->format->finish(lane, r, result);
 	/* Who waited for the buffer comes first. */
 	give_bounce(lane, r);
@@ -150,12 +150,18 @@ static bool run_step(struct block_lane *lane, struct block_request *r)
 	                   r->step.op != BLOCK_STEP_CALL && !lane->image->seam;
 	/* What somebody else is syncing just now is waited for, by a worker. */
 	if (is_for_ring && r->step.op == BLOCK_STEP_SYNC)
-		is_for_ring = r->has_sync = block_sync_begin(lane->image, r->step.file);
+		is_for_ring = r->has_sync = block_sync_begin(lane->image, r->step.file, &r->step.sync_ticket);
+	else if (r->step.op == BLOCK_STEP_SYNC)
+		r->step.sync_ticket = block_sync_next(lane->image, r->step.file);
 	if (is_for_ring)
 		return block_uring_push(lane, r);
 	open_workers(lane);
-	if (!lane->workers.is_open || !block_workers_push(lane, r))
-		block_lane_step_done(lane, r, block_step_execute(r));
+	if (lane->workers.is_open && block_workers_push(lane, r))
+		return true;
+	/* No thread is to be had: here, then, but only when nothing is left whose end the step could wait for. */
+	if (lane->uring.n_in_kernel || lane->uring.n_unsent)
+		return false;
+	block_lane_step_done(lane, r, block_step_execute(r));
 	return true;
 }
 
@@ -166,7 +172,7 @@ static void advance(struct block_lane *lane)
 	while (!block_fifo_is_empty(&lane->ready) && has_room(lane)) {
 		struct block_request *r = block_fifo_pop(&lane->ready);
 		give_bounce(lane, r); /* of a step that was never carried out */
-		end_sync(r);
+		end_sync(r, -EAGAIN);
 		enum block_next next = lane->image->format->prepare(lane, r);
 		if (next == BLOCK_NEXT_DONE) {
 			complete(lane, r);

@@ -30,8 +30,6 @@
 #include <unistd.h>
 
 #define BATCH 32
-/* Hooks may have each other run again this often before descriptors and timers get their turn. */
-#define MAX_TURNS 16
 
 struct slot {
 	struct source *source; /* NULL: free */
@@ -45,7 +43,6 @@ struct loop {
 	struct list_link timers, hooks;
 	struct source wake;
 	_Atomic(struct loop_message *) messages; /* newest first */
-	bool turns_again; /* a hook asked for it */
 	_Atomic bool is_stopping, has_owner;
 	_Atomic(pthread_t) owner;
 };
@@ -241,24 +238,6 @@ static void run_hooks(struct loop *l)
 	}
 }
 
-void loop_turn_again(struct loop *l)
-{
-	assert(may_touch(l));
-	l->turns_again = true;
-}
-
-/* True when hooks still want to run: the loop is not to wait now. */
-static bool turn(struct loop *l)
-{
-	for (unsigned i = 0; i < MAX_TURNS; i++) {
-		l->turns_again = false;
-		run_hooks(l);
-		if (!l->turns_again)
-			return false;
-	}
-	return true;
-}
-
 static void run_timers(struct loop *l)
 {
 	if (list_is_empty(&l->timers))
@@ -291,8 +270,8 @@ int loop_run_once(struct loop *l, int timeout_ms)
 {
 	assert(may_touch(l));
 	struct epoll_event events[BATCH];
-	bool has_more = turn(l);
-	int n = epoll_wait(l->epoll_fd, events, BATCH, has_more ? 0 : time_to_wait_ms(l, timeout_ms));
+	run_hooks(l);
+	int n = epoll_wait(l->epoll_fd, events, BATCH, time_to_wait_ms(l, timeout_ms));
 	if (n < 0)
 		return errno == EINTR ? 0 : -errno;
 

@@ -53,8 +53,6 @@ void timer_set(struct loop *l, struct timer *t, uint64_t deadline_ns, void (*fn)
 void timer_cancel(struct timer *t);
 void loop_hook_add(struct loop *l, struct loop_hook *h, void (*fn)(struct loop_hook *));
 void loop_hook_remove(struct loop_hook *h);
-/* From a hook: what it did is for other hooks to see. They run once more before the loop waits. */
-void loop_turn_again(struct loop *l);
 
 /* A thread is about to run the loop: from now on nobody else's calls run in place. Taken back when it did not start. */
 void loop_expect_owner(struct loop *l);

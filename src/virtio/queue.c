@@ -371,20 +371,6 @@ void queue_quiet(struct queue *q)
 		span_store_le16(q->used, RING_FLAGS, USED_F_NO_NOTIFY);
 }
 
-void queue_hush(struct queue *q)
-{
-	assert(q->is_started);
-	if (q->has_event_idx)
-		write_avail_event(q, (uint16_t)(q->n_next_avail - 1)); /* as far from the index as can be */
-	else
-		span_store_le16(q->used, RING_FLAGS, USED_F_NO_NOTIFY);
-}
-
-bool queue_is_waiting(const struct queue *q)
-{
-	return span_load_le16(q->avail, RING_IDX) != q->n_next_avail;
-}
-
 bool queue_end(struct queue *q)
 {
 	assert(q->is_started);

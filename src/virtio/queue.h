@@ -82,10 +82,6 @@ bool queue_wants_signal(struct queue *q);
 bool queue_end(struct queue *q);
 /* Tells the driver not to kick while we are looking anyway. */
 void queue_quiet(struct queue *q);
-/* The same outside a run, when a kick has been asked for: until the next run's end. A kick may come all the same. */
-void queue_hush(struct queue *q);
-/* A run would find something: chains, or an index that lies. */
-bool queue_is_waiting(const struct queue *q);
 void queue_break(struct queue *q, enum queue_fault why);
 
 /* Copies between a chain's readable (writable) bytes and our memory. Returns the bytes copied: fewer at the end. */

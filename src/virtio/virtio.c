@@ -180,27 +180,13 @@ static void on_kick(struct source *source, uint32_t events)
 {
 	struct virtio_queue_slot *s = container_of(source, struct virtio_queue_slot, kick_source);
 	(void)events;
-	queue_poll_kicked(&s->poll);
 	run_queue(s);
-}
-
-static void on_poll(struct queue_poll *p)
-{
-	run_queue(container_of(p, struct virtio_queue_slot, poll));
-}
-
-static void start_poll(struct virtio_queue_slot *s)
-{
-	if (s->v->cls->has_queue_threads)
-		queue_poll_start(&s->poll, &s->v->queues[s->index], s->loop, on_poll);
 }
 
 void virtio_signal(struct virtio_device *v, unsigned queue)
 {
-	if (queue_wants_signal(&v->queues[queue]) && v->ops) {
-		queue_poll_told(&v->slots[queue].poll);
+	if (queue_wants_signal(&v->queues[queue]) && v->ops)
 		v->ops->signal_queue(v->transport, queue);
-	}
 }
 
 void virtio_signal_foreign(struct virtio_device *v, unsigned queue)
@@ -258,7 +244,6 @@ static int start_on_loop(void *arg)
 		queue_stop(&v->queues[s->index]);
 		return rc;
 	}
-	start_poll(s);
 	/* The driver may have put chains in before DRIVER_OK. */
 	loop_post(s->loop, &s->again, run_again);
 	return 0;
@@ -269,7 +254,6 @@ static int stop_on_loop(void *arg)
 	struct virtio_queue_slot *s = arg;
 	struct virtio_device *v = s->v;
 	loop_remove(&s->kick_source);
-	queue_poll_stop(&s->poll);
 	if (v->cls->stop && !s->is_paused)
 		v->cls->stop(v, s->index);
 	s->is_paused = false;
@@ -348,7 +332,6 @@ static int pause_on_loop(void *arg)
 {
 	struct virtio_queue_slot *s = arg;
 	struct virtio_device *v = s->v;
-	queue_poll_stop(&s->poll);
 	if (v->cls->stop)
 		v->cls->stop(v, s->index);
 	s->is_paused = true; /* the ring keeps its place; kicks are dropped until resume looks for itself */
@@ -367,7 +350,6 @@ static int resume_on_loop(void *arg)
 		return rc; /* it stays paused */
 	}
 	s->is_paused = false;
-	start_poll(s);
 	loop_post(s->loop, &s->again, run_again);
 	return 0;
 }

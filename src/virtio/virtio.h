@@ -12,7 +12,6 @@
 #include "loop/loop.h"
 #include "mem/mem.h"
 #include "virtio/queue.h"
-#include "virtio/queue_poll.h"
 #include <pthread.h>
 
 #define VIRTIO_MAX_QUEUES 64u
@@ -105,7 +104,6 @@ struct virtio_queue_slot {
 	struct host_cpus *cpus;     /* that it may run on; NULL: all */
 	struct source kick_source;
 	int kick_fd;                /* the ioeventfd */
-	struct queue_poll poll;     /* when has_queue_threads */
 	struct loop_message again;  /* when a run's budget was used up */
 	bool is_paused;             /* the loop's */
 };

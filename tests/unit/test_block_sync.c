@@ -3,6 +3,8 @@
  * failed. That an image outlives its process without any sync is block_crash's. */
 #include "block_kit.h"
 
+#include <poll.h>
+
 #include <pthread.h>
 
 #define MB (1024ull * 1024)
@@ -179,6 +181,51 @@ TEST(each_flush_that_overlaps_a_failed_sync_fails)
 		EQ(kernel.n_max, 1);
 		kit_close(&k);
 	}
+	kit_folder_done();
+}
+
+static struct {
+	_Atomic unsigned n_begun;
+	_Atomic bool is_held;
+} slow;
+
+static long sync_slowly(void *context, const struct block_step *s)
+{
+	if (s->op != BLOCK_STEP_SYNC)
+		return count(context, s);
+	slow.n_begun++;
+	while (slow.is_held)
+		(void)poll(NULL, 0, 1);
+	return 0;
+}
+
+static const struct block_seam slowly = { .execute = sync_slowly };
+
+/* Those that came while one was under way need another, but no more than one together. */
+TEST(one_sync_answers_all_flushes_that_waited_for_it)
+{
+	kit_folder_new(0);
+	struct kit k = new_disk(BLOCK_TYPE_RAW, BLOCK_SYNC_FULL, 0);
+	struct kit_op flushes[24] = { 0 };
+	uint8_t sector[512] = { 1 };
+	kit_open(&k);
+	k.image->seam = &slowly;
+	EQ(kit_do(&k, BLOCK_WRITE, 0, sector, sizeof sector), 0);
+	slow.n_begun = 0;
+	slow.is_held = true;
+	kit_submit(&k, 0, &flushes[0], BLOCK_FLUSH, 0, 0);
+	while (slow.n_begun == 0)
+		OK(loop_run_once(k.loops[0], 1) >= 0);
+	for (unsigned j = 1; j < ARRAY_LEN(flushes); j++)
+		kit_submit(&k, j % KIT_LANES, &flushes[j], BLOCK_FLUSH, 0, 0);
+	for (int i = 0; i < 20; i++)
+		OK(loop_run_once(k.loops[i % KIT_LANES], 1) >= 0);
+	slow.is_held = false;
+	kit_wait(&k, flushes, ARRAY_LEN(flushes));
+	for (unsigned j = 0; j < ARRAY_LEN(flushes); j++)
+		EQ(flushes[j].result, 0);
+	EQ(slow.n_begun, 2);
+	kit_close(&k);
 	kit_folder_done();
 }
 

@@ -187,44 +187,6 @@ static void on_hook(struct loop_hook *h)
 	container_of(h, struct hooked, h)->n++;
 }
 
-struct insistent {
-	struct loop_hook h;
-	struct loop *l;
-	int n, n_wanted;
-};
-
-static void on_insistent(struct loop_hook *h)
-{
-	struct insistent *i = container_of(h, struct insistent, h);
-	i->n++;
-	if (i->n < i->n_wanted)
-		loop_turn_again(i->l);
-}
-
-TEST(hooks_that_turn_again_do_not_starve_others_nor_wait)
-{
-	struct pair p = { 0 };
-	EQ(loop_new(&p.l, NULL), 0);
-	struct insistent i = { .l = p.l, .n_wanted = 3 };
-	int fd = eventfd(1, EFD_CLOEXEC);
-	EQ(loop_add(p.l, &p.a, fd, EPOLLIN, count, NULL), 0);
-	loop_hook_add(p.l, &i.h, on_insistent);
-	EQ(loop_run_once(p.l, 0), 1);
-	EQ(i.n, 3);
-	EQ(p.n, 1);
-	i.n = 0;
-	i.n_wanted = 1000000;
-	OK(eventfd_write(fd, 1) == 0);
-	EQ(loop_run_once(p.l, 0), 1);
-	EQ(p.n, 2);
-	OK(i.n < 100);
-	EQ(loop_run_once(p.l, -1), 0); /* it would wait for ever */
-	loop_hook_remove(&i.h);
-	loop_remove(&p.a);
-	(void)close(fd);
-	loop_free(p.l);
-}
-
 TEST(hooks_run_before_each_wait)
 {
 	struct loop *l;

@@ -153,18 +153,21 @@ TEST(many_flushes_are_in_flight)
 	bench_open(&b, false, 64);
 	rig_start(&b.g, 0);
 	b.host.is_held = true;
-	for (uint16_t i = 0; i < 32; i++)
+	offer(&b, 0, 0);
+	rig_kick(&b.g, 0);
+	while (b.host.n_syncs < 1)
+		(void)poll(NULL, 0, 1);
+	for (uint16_t i = 1; i < 32; i++)
 		offer(&b, i, 0);
 	rig_kick(&b.g, 0);
-	while (b.host.n_syncs < 2)
-		(void)poll(NULL, 0, 1);
 	EQ(ring_used_idx(&b.g.rings[0]), 0);
 	EQ(response(&b, 0), UNTOUCHED);
 	b.host.is_held = false;
 	OK(rig_wait_used(&b.g, 0, 32));
 	for (uint16_t i = 0; i < 32; i++)
 		EQ(response(&b, i), 0);
-	EQ(b.host.n_syncs, 32);
+	/* One sync may be the answer to several, but not to one that came while it was under way. */
+	OK(b.host.n_syncs >= 2 && b.host.n_syncs <= 32);
 	bench_close(&b);
 }
 
