@@ -4,7 +4,8 @@
  * OP is one of randread, randwrite, read, write (the last two one after the other). Each phase does COUNT requests with at most
  * DEPTH in flight by Linux AIO with O_DIRECT, like a database does: it takes all that are done, and submits as many again in
  * one call. Some requests before those that count warm everything up. Where a phase begins and ends is told to whoever looks
- * from outside by CPUID instructions with leaves of our own (bench/lib/guest.py), the phase's number in ecx. */
+ * from outside by CPUID instructions with leaves of our own, in ecx the phase's number at its beginning, and at its end how many
+ * requests came between. */
 #define _GNU_SOURCE
 #include <cpuid.h>
 #include <fcntl.h>
@@ -49,13 +50,13 @@ static void mark(uint32_t leaf, uint32_t number)
 	__cpuid_count(leaf, number, a, b, c, d);
 }
 
+static int is_amd;
+
 /* The end is also told by a hypercall that there is not: tracing wants another event to stop counting than to start. */
 static void mark_end(uint32_t number)
 {
-	uint32_t a, b, c, d;
-	__cpuid(0, a, b, c, d);
 	uint64_t result = END_LEAF;
-	if (c == signature_AMD_ecx)
+	if (is_amd)
 		__asm__ volatile("vmmcall" : "+a"(result) : : "memory");
 	else
 		__asm__ volatile("vmcall" : "+a"(result) : : "memory");
@@ -73,7 +74,7 @@ static void parse(const char *text, struct phase *ret_p)
 	}
 	ret_p->is_random = strncmp(op, "rand", 4) == 0;
 	ret_p->is_write = strstr(op, "write") != NULL;
-	ret_p->n_warm = 4 * ret_p->depth;
+	ret_p->n_warm = 8 * ret_p->depth;
 }
 
 static uint64_t choose(const struct phase *p)
@@ -102,17 +103,19 @@ static void submit(long n)
 		die("io_submit");
 }
 
+/* The marks lie between two turns of the loop, and requests go on until the second one: as many count as ended between them. */
 static void run(const struct phase *p, uint32_t number)
 {
-	unsigned n_todo = p->n_warm + p->count, n_started = 0, n_done = 0;
 	static struct io_event events[MAX_DEPTH];
+	unsigned n_done = 0, n_in_flight = p->depth, n_before = 0;
+	int has_begun = 0, has_ended = 0;
 	next_offset = 0;
-	for (; n_started < p->depth && n_started < n_todo; n_started++) {
-		prepare(p, &blocks[n_started]);
-		pointers[n_started] = &blocks[n_started];
+	for (unsigned i = 0; i < p->depth; i++) {
+		prepare(p, &blocks[i]);
+		pointers[i] = &blocks[i];
 	}
-	submit(n_started);
-	while (n_done < n_todo) {
+	submit(p->depth);
+	while (n_in_flight) {
 		long n = syscall(SYS_io_getevents, context, 1, MAX_DEPTH, events, NULL), n_more = 0;
 		if (n < 0)
 			die("io_getevents");
@@ -123,18 +126,22 @@ static void run(const struct phase *p, uint32_t number)
 				        (long long)events[i].res);
 				exit(1);
 			}
-			n_done++;
-			if (n_done == p->n_warm)
-				mark(BEGIN_LEAF, number);
-			if (n_done == n_todo)
-				mark_end(number);
-			if (n_started < n_todo) {
-				n_started++;
-				prepare(p, b);
-				pointers[n_more++] = b;
-			}
+			if (has_ended)
+				continue;
+			prepare(p, b);
+			pointers[n_more++] = b;
 		}
 		submit(n_more);
+		n_in_flight += (unsigned)n_more - (unsigned)n;
+		n_done += (unsigned)n;
+		if (!has_begun && n_done >= p->n_warm) {
+			has_begun = 1;
+			n_before = n_done;
+			mark(BEGIN_LEAF, number);
+		} else if (has_begun && !has_ended && n_done - n_before >= p->count) {
+			has_ended = 1;
+			mark_end(n_done - n_before);
+		}
 	}
 	(void)nanosleep(&(struct timespec){ .tv_nsec = PAUSE_NS }, NULL);
 }
@@ -145,12 +152,17 @@ int main(int argc, char **argv)
 		fprintf(stderr, "block_load DEVICE OP:BYTES:DEPTH:COUNT...\n");
 		return 2;
 	}
+	uint32_t a, b, c, d;
+	__cpuid(0, a, b, c, d);
+	is_amd = c == signature_AMD_ecx;
 	fd = open(argv[1], O_RDWR | O_DIRECT);
 	if (fd < 0 || ioctl(fd, BLKGETSIZE64, &n_device_bytes) < 0)
 		die(argv[1]);
 	buffers = mmap(NULL, 64u << 20, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
 	if (buffers == MAP_FAILED || syscall(SYS_io_setup, MAX_DEPTH, &context) < 0)
 		die("io_setup");
+	printf("block_load: begins\n");
+	(void)fflush(stdout);
 	for (int i = 2; i < argc; i++) {
 		struct phase p;
 		parse(argv[i], &p);

@@ -3,6 +3,7 @@
 
 As with boots (run.py) the two are not mixed. The guest tells where a phase begins and ends (bench/guest/block_load.c).
 """
+import re
 from contextlib import ExitStack
 
 from run import RunFailed, _idle, _named
@@ -22,9 +23,21 @@ def _is(leaf):
     return f"function == {leaf}"
 
 
+class GuestLost(RunFailed):
+    """It did not even begin."""
+
+
 def _wait_for(vmm, wait, load):
-    if not wait(SECONDS):
-        raise RunFailed(f"{vmm.name}: the guest did not end its load `{load.name}`{vmm.text()}")
+    """How many requests there were between the marks."""
+    line = wait(SECONDS)
+    if not line:
+        kind = RunFailed if _has_begun(vmm) else GuestLost
+        raise kind(f"{vmm.name}: the guest did not end its load `{load.name}`{vmm.text()}")
+    return int(re.search(r"\bidx (?:0x)?([0-9a-f]+)", line).group(1), 16)
+
+
+def _has_begun(vmm):
+    return b"block_load: begins" in (vmm.serial.read_bytes() if vmm.serial.exists() else b"")
 
 
 def _marks(stack):
@@ -43,13 +56,13 @@ def costs(vmm, loads):
         times.record("power/cpu_idle")
         vmm.go()
         for load in loads:
-            _wait_for(vmm, wait, load)
+            count = _wait_for(vmm, wait, load)
             events = list(times.events())
             marks = [now for _, now, event, _ in events if event == "kvm_cpuid"]
             if len(marks) != 2:
                 raise RunFailed(f"{vmm.name}: `{load.name}` has {len(marks)} marks instead of two: events were lost")
             waited = _idle([event for event in events if event[2] == "cpu_idle"], *marks)
-            found.append({"instructions": (marks[1] - marks[0] - waited) / load.count, "waited": waited / load.count})
+            found.append({"instructions": (marks[1] - marks[0] - waited) / count, "waited": waited / count})
             times.clear()
     return found
 
@@ -64,16 +77,16 @@ def events(vmm, loads):
             counter.count_between(event, keys, ("kvm/kvm_cpuid", _is(BEGIN_LEAF)), ("kvm/kvm_hypercall", f"nr == {END_LEAF}"))
         vmm.go()
         for load in loads:
-            _wait_for(vmm, wait, load)
+            count = _wait_for(vmm, wait, load)
             counts = {event: counter.counts(event) for event in COUNTED}
             calls = {}
             for (task, call), n in counts["raw_syscalls/sys_enter"].items():
                 if int(task) >= vmm.pid:  # all else is older than the program
                     name = call.split("[")[0].strip().removeprefix("sys_")
-                    calls[name] = calls.get(name, 0) + n / load.count
+                    calls[name] = calls.get(name, 0) + n / count
             one = {"system_calls": calls}
             for key, event, field in (("exits", "kvm/kvm_exit", "exit_reason"), ("user_exits", "kvm/kvm_userspace_exit", "reason")):
-                one[key] = {name: n / load.count for name, n in _named(counts[event], names_of(event, field)).items()}
+                one[key] = {name: n / count for name, n in _named(counts[event], names_of(event, field)).items()}
             found.append(one)
             for event, keys in COUNTED.items():
                 counter.clear_counts(event, keys)

@@ -105,6 +105,8 @@ static int lock_replaced(struct block_new_image *i, const struct block_create_pa
 		return err_set(e, EBUSY, "cannot replace '%s': it is in use by another process, or by this work itself",
 		               p->path);
 	i->mode = opened.st_mode & 0777u; /* who might not read the old one may not read this one */
+	i->owner = opened.st_uid;
+	i->group = opened.st_gid;
 	return 0;
 }
 
@@ -140,7 +142,11 @@ bool block_new_image_has_beside(const struct block_new_image *i, const char *nam
 
 static int make_durable(const struct block_new_image *i, struct block_new_file *f)
 {
-	return fsync(f->fd) < 0 || fchmod(f->fd, i->mode) < 0 ? -errno : 0;
+	mode_t mode = i->mode;
+	/* Of what is replaced; where that is not ours to give away, others than its owner lose what they could do with it. */
+	if (i->replaced_fd >= 0 && fchown(f->fd, i->owner, i->group) < 0)
+		mode &= 0700;
+	return fchmod(f->fd, mode) < 0 || fsync(f->fd) < 0 ? -errno : 0;
 }
 
 /* One is open at a time: there may be more than a process may have open. */

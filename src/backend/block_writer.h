@@ -16,6 +16,8 @@ struct block_new_file {
 struct block_new_image {
 	char *path; /* where it is to be; links are followed */
 	mode_t mode;
+	uid_t owner; /* of what is replaced */
+	gid_t group;
 	struct block_new_file own, *others;
 	unsigned n_others;
 	int replaced_fd; /* locked; -1: nothing is replaced */

@@ -128,8 +128,8 @@ static void report_reason(const struct hv_vcpu *c, struct text *t)
 		if ((c->run_errno == EFAULT || c->run_errno == EHWPOISON) && run->exit_reason == KVM_EXIT_MEMORY_FAULT)
 			report_memory_fault(run, t);
 		if (c->run_errno == EFAULT)
-			text_append(t, "  guest memory is not there: if a file is mapped into it, has that been cut off, or has its "
-			               "file system run full?\n");
+			text_append(t, "  guest memory is not there: if a file is mapped into it, has that been cut off, or has "
+			               "its file system run full?\n");
 		return;
 	}
 	if (!c->has_exited) {

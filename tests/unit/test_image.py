@@ -124,7 +124,12 @@ def test_nothing_is_overwritten_unless_that_is_asked_for(folder):
     assert (folder / "a").read_text() == "mine"
     only(folder, "a")
     (folder / "link").symlink_to("a")
+    if os.geteuid() == 0:
+        os.chown("a", 12345, 54321)
+    before = os.stat("a")
     image("create", "--force", "link", "1M")
+    after = os.stat("a")
+    assert (after.st_uid, after.st_gid, after.st_mode) == (before.st_uid, before.st_gid, before.st_mode)
     assert (folder / "link").is_symlink() and os.stat("a").st_size == MiB
     assert "in use" in image("convert", "--force", "--to", "qcow2", "a", "a", status=1)
     (folder / "folder").mkdir()
