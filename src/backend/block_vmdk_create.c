@@ -75,7 +75,7 @@ static int check_names(const struct block_writer *w, struct err *e)
 			return err_set(e, ENAMETOOLONG, "cannot create '%s': its name is too long", w->p->path);
 		if (!v->is_single && block_new_image_has_beside(w->image, name))
 			return err_set(e, ENOTSUP, "cannot create '%s': not supported yet: to replace '%s', which would be one of "
-			               "its files", w->p->path, name);
+			               "its files: delete it first", w->p->path, name);
 	}
 	return 0;
 }

@@ -35,12 +35,15 @@ void mem_map_init(struct mem_map *m)
 }
 
 /* With the inaccessible page on either side. */
-static void unmap_region(struct mem_region *r)
+void mem_region_unmap(struct mem_region *r)
 {
+	if (r->n_bytes == 0)
+		return;
 	(void)munmap(plain(r->host) - PAGE_BYTES, (size_t)(r->n_bytes + 2 * PAGE_BYTES));
 	if (r->fd >= 0)
 		(void)close(r->fd);
 	free((void *)(uintptr_t)r->dirty);
+	*r = (struct mem_region){ 0 };
 }
 
 void mem_map_done(struct mem_map *m)
@@ -48,7 +51,7 @@ void mem_map_done(struct mem_map *m)
 	if (!m)
 		return;
 	for (size_t i = 0; i < m->n_regions; i++)
-		unmap_region(&m->regions[i]);
+		mem_region_unmap(&m->regions[i]);
 	for (size_t i = 0; i < MEM_MAX_DEVICE_REGIONS; i++)
 		mem_map_remove_device(m, i);
 	memset(m, 0, sizeof *m);
@@ -187,12 +190,16 @@ int mem_map_add_device(struct mem_map *m, const struct mem_device_params *p, siz
 	return 0;
 }
 
+struct mem_region mem_map_take_device(struct mem_map *m, size_t index)
+{
+	struct mem_region r = m->device_regions[index];
+	m->device_regions[index] = (struct mem_region){ 0 };
+	return r;
+}
+
 void mem_map_remove_device(struct mem_map *m, size_t index)
 {
-	struct mem_region *r = &m->device_regions[index];
-	if (r->n_bytes)
-		unmap_region(r);
-	*r = (struct mem_region){ 0 };
+	mem_region_unmap(&m->device_regions[index]);
 }
 
 const struct mem_region *mem_map_find(const struct mem_map *m, struct gpa a)

@@ -84,6 +84,9 @@ struct mem_device_params {
 /* Like mem_map_add(). ret_index: in device_regions, until mem_map_remove_device() takes the region away. */
 int mem_map_add_device(struct mem_map *m, const struct mem_device_params *p, size_t *ret_index, struct err *e);
 void mem_map_remove_device(struct mem_map *m, size_t index);
+/* In two steps: what has left the map is unmapped when there is time for it, some 50 ms a GiB. */
+struct mem_region mem_map_take_device(struct mem_map *m, size_t index);
+void mem_region_unmap(struct mem_region *r);
 /* As mem_span(), in what devices bring. */
 bool mem_device_span(const struct mem_map *m, struct gpa a, uint64_t n_bytes, struct span *ret_s);
 

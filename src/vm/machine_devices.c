@@ -185,6 +185,7 @@ void machine_free_device(struct machine *m, struct attached *a)
 	virtio_pci_free(a->pci);
 	virtio_mmio_free(a->mmio);
 	virtio_device_free(a->v);
+	mem_region_unmap(&a->memory.taken);
 	if (a->kind)
 		a->kind->close(a);
 	list_remove(&a->link);

@@ -52,6 +52,7 @@ struct device_memory {
 	bool is_private;  /* what is written stays out of the file */
 	bool is_mapped;
 	size_t index;     /* when it is: in the map's device_regions */
+	struct mem_region taken; /* out of the map, and still to be unmapped, while the guest runs again */
 };
 
 /* One virtio device on its transport. */
@@ -154,7 +155,8 @@ extern const struct device_kind machine_disks, machine_pmem;
 int machine_place_memory(struct machine *m, struct attached *a, uint64_t n_bytes, struct err *e);
 /* Between machine_quiesce() and machine_resume(), or before the machine starts. */
 int machine_map_memory(struct machine *m, struct attached *a, struct err *e);
-void machine_unmap_memory(struct machine *m, struct attached *a); /* nothing when it is not mapped */
+/* Out of the guest, if it is there; machine_free_device() gives its pages back, while the guest runs again. */
+void machine_unmap_memory(struct machine *m, struct attached *a);
 
 /* --- machine_limits.c ----------------------------------------------------------------------------------------------- */
 

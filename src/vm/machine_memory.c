@@ -77,5 +77,5 @@ void machine_unmap_memory(struct machine *m, struct attached *a)
 	if (hv_vm_unmap(m->vm, slot_of(d), &e) < 0)
 		log_error(&m->log, "'%s' is gone, but its memory stays: %s", a->id ? a->id : "a device", e.text);
 	else
-		mem_map_remove_device(&m->mem, d->index);
+		d->taken = mem_map_take_device(&m->mem, d->index);
 }
