@@ -24,6 +24,7 @@
 #include "base/checked.h"
 #include "base/cleanup.h"
 #include "base/clock.h"
+#include "base/event_fd.h"
 
 #include <assert.h>
 #include <errno.h>
@@ -41,12 +42,6 @@
 static uint64_t address_of(struct span s)
 {
 	return (uint64_t)(uintptr_t)s.host;
-}
-
-static void raise_event(int fd)
-{
-	uint64_t one = 1;
-	(void)!write(fd, &one, sizeof one); /* a full counter is as good */
 }
 
 /* --- memory ----------------------------------------------------------------------------------------------------------- */
@@ -177,7 +172,7 @@ static int start_ring(struct vhost_user_queue *q, struct err *e)
 	if (rc < 0)
 		return rc;
 	/* There may be chains of before, and the last backend may have died between its work and its call. */
-	raise_event(r.kick_fd);
+	event_fd_raise(r.kick_fd);
 	if (q->has_run && !d->is_relayed)
 		virtio_signal_foreign(&d->v, q->index);
 	q->is_running = q->has_run = true;
@@ -210,9 +205,8 @@ void vhost_user_drop_rings(struct vhost_user_device *d)
 static void on_call(struct source *s, uint32_t events)
 {
 	struct vhost_user_queue *q = container_of(s, struct vhost_user_queue, call);
-	uint64_t n;
 	(void)events;
-	if (read(s->fd, &n, sizeof n) != sizeof n || !q->is_running)
+	if (!event_fd_take(s->fd) || !q->is_running)
 		return;
 	if (!q->d->is_relayed) {
 		virtio_signal_foreign(&q->d->v, q->index);
@@ -230,7 +224,7 @@ void vhost_user_device_kick(struct virtio_device *v, unsigned queue)
 	struct vhost_user_queue *q = &d->queues[queue];
 	assert(d->is_relayed);
 	if (vhost_user_relay_take(&q->relay, d->scratch) && q->is_running)
-		raise_event(q->kick_fd);
+		event_fd_raise(q->kick_fd);
 }
 
 int vhost_user_device_start(struct virtio_device *v, unsigned queue, struct err *e)
@@ -300,13 +294,12 @@ static int reset_on_loop(void *arg)
 	struct vhost_user_device *d = arg;
 	for (unsigned i = 0; i < d->v.n_queues; i++) {
 		struct vhost_user_queue *q = &d->queues[i];
-		uint64_t n;
 		assert(!q->is_wanted && !q->is_running);
 		q->has_run = q->has_base = false;
 		if (d->is_relayed)
 			vhost_user_relay_forget(&q->relay);
-		(void)!read(q->call_fd, &n, sizeof n); /* a call for the old life */
-		(void)!read(q->kick_fd, &n, sizeof n);
+		(void)event_fd_take(q->call_fd); /* a call for the old life */
+		(void)event_fd_take(q->kick_fd);
 	}
 	free_rings(d);
 	fd_close(&d->inflight.fd);

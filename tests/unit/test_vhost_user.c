@@ -390,6 +390,26 @@ TEST(a_driver_starts_over)
 	}
 }
 
+/* O_NONBLOCK is the open file's, and the backend has it, too. */
+TEST(event_descriptors_that_the_backend_makes_blocking)
+{
+	for (int has_inflight = 0; has_inflight < 2; has_inflight++) {
+		struct vhost_disk d;
+		begin(has_inflight);
+		backend.how.blocks = true;
+		disk_new(&d, backend.path, 2);
+		for (unsigned k = 0; k < 20; k++) {
+			disk_do(&d, k % 2, T_OUT, k, (uint8_t)k);
+			if (k % 5 == 0)
+				disk_restart(&d);
+			virtio_device_pause(d.g.v);
+			virtio_device_resume(d.g.v);
+		}
+		EQ(n_reconnects(&d), 0);
+		end(&d);
+	}
+}
+
 TEST(a_device_ends_while_its_backend_is_away)
 {
 	for (int has_inflight = 0; has_inflight < 2; has_inflight++) {

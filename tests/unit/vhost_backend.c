@@ -299,6 +299,8 @@ static void set_kick(struct vhost_backend *b, unsigned index, int fd)
 	struct vhost_backend_queue *q = &b->queues[index];
 	fd_close(&q->kick_fd);
 	q->kick_fd = dup(fd);
+	if (b->how.blocks) /* as those do that wait by reading */
+		OK(fcntl(q->kick_fd, F_SETFL, 0) == 0 && fcntl(q->call_fd, F_SETFL, 0) == 0);
 	q->is_stopped = false;
 	q->n_used = load(q->used + 2);
 	if (q->inflight)

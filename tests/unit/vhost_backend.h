@@ -25,6 +25,7 @@ struct vhost_backend_how {
 	uint64_t n_queues;
 	_Atomic uint64_t n_sectors; /* the one that may change while it runs */
 	bool has_inflight;
+	bool blocks; /* makes the event descriptors that it is given blocking ones */
 	uint32_t wrong_request;
 	enum vhost_backend_wrong wrong;
 };
