@@ -58,6 +58,8 @@ static int shake_hands(struct vhost_user_device *d, struct err *e)
 {
 	uint64_t wanted = VHOST_USER_PROTOCOL_F_MQ | VHOST_USER_PROTOCOL_F_REPLY_ACK | VHOST_USER_PROTOCOL_F_BACKEND_REQ |
 	                  VHOST_USER_PROTOCOL_F_CONFIG | VHOST_USER_PROTOCOL_F_INFLIGHT_SHMFD;
+	if (d->is_relayed) /* rings of ours start without an account, which backends that promise one do not take */
+		wanted &= ~VHOST_USER_PROTOCOL_F_INFLIGHT_SHMFD;
 	if (n_regions(d) > VHOST_USER_MAX_TABLE)
 		wanted |= VHOST_USER_PROTOCOL_F_CONFIGURE_MEM_SLOTS;
 	int rc = vhost_user_connect(&d->c, d->socket, e);
@@ -198,7 +200,7 @@ static void on_retry(struct timer *t)
 	int rc = reconnect(d, &e);
 	uint64_t now = clock_now_ns();
 	if (rc < 0) {
-		bool is_absent = rc == -ENOENT || rc == -ECONNREFUSED;
+		bool is_absent = rc == -ENOENT || rc == -ECONNREFUSED || rc == -EAGAIN;
 		if (!is_absent && may_log(d))
 			log_warn(&d->v.log, "the backend at '%s' is not taken back: %s", d->socket, e.text);
 		disconnect(d);

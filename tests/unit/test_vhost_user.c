@@ -466,6 +466,24 @@ TEST(a_backend_that_is_less_than_its_predecessor_is_refused)
 	end(&d);
 }
 
+TEST(a_backend_with_an_account_after_one_without)
+{
+	struct vhost_disk d;
+	begin(false);
+	disk_new(&d, backend.path, 2);
+	backend.held_from = 500;
+	disk_begin(&d, 0, 0, T_OUT, 600);
+	WAIT(backend.n_held == 1);
+	vhost_backend_kill(&backend);
+	backend.held_from = UINT64_MAX;
+	backend.how.has_inflight = true;
+	vhost_backend_start(&backend);
+	EQ(disk_wait(&d, 0), 0);
+	disk_do(&d, 1, T_OUT, 2, 2);
+	WAIT(n_reconnects(&d) == 1);
+	end(&d);
+}
+
 TEST(the_configuration_changes)
 {
 	struct vhost_disk d;

@@ -294,9 +294,12 @@ static void set_addresses(struct vhost_backend *b, struct message *m)
 	q->avail = at_user(b, get_le64(m->payload + 24));
 }
 
-static void set_kick(struct vhost_backend *b, unsigned index, int fd)
+/* False, without the account that was promised: as libvhost-user does. */
+static bool set_kick(struct vhost_backend *b, unsigned index, int fd)
 {
 	struct vhost_backend_queue *q = &b->queues[index];
+	if ((b->protocol_features & PROTOCOL_INFLIGHT) && !q->inflight)
+		return false;
 	fd_close(&q->kick_fd);
 	q->kick_fd = dup(fd);
 	if (b->how.blocks) /* as those do that wait by reading */
@@ -305,6 +308,7 @@ static void set_kick(struct vhost_backend *b, unsigned index, int fd)
 	q->n_used = load(q->used + 2);
 	if (q->inflight)
 		resubmit(b, q);
+	return true;
 }
 
 static bool get_base(struct vhost_backend *b, struct message *m)
@@ -360,7 +364,8 @@ static bool handle(struct vhost_backend *b, struct message *m, int *fds, unsigne
 	case 11:
 		return get_base(b, m);
 	case 12:
-		set_kick(b, index, fds[0]);
+		if (!set_kick(b, index, fds[0]))
+			return false;
 		break;
 	case 13:
 		fd_close(&q->call_fd);
