@@ -36,6 +36,9 @@ static int check_backend(struct vhost_user_device *d, struct err *e)
 	uint64_t n_queues, missing = d->needed & ~d->c.features;
 	if (missing)
 		return err_set(e, EPROTO, "the backend lacks features 0x%llx", (unsigned long long)missing);
+	if (d->c.features & d->barred)
+		return err_set(e, EPROTO, "the backend has features 0x%llx, which its predecessor had not",
+		               (unsigned long long)(d->c.features & d->barred));
 	if (!(d->c.protocol_features & VHOST_USER_PROTOCOL_F_CONFIG))
 		return err_set(e, EPROTO, "the backend has no configuration space (protocol feature CONFIG)");
 	if (d->v.has_foreign_rings && !(d->c.protocol_features & VHOST_USER_PROTOCOL_F_INFLIGHT_SHMFD))
@@ -311,6 +314,7 @@ static void offer_features(struct vhost_user_device *d)
 	d->is_relayed = !(d->c.protocol_features & VHOST_USER_PROTOCOL_F_INFLIGHT_SHMFD);
 	d->v.has_foreign_rings = !d->is_relayed;
 	d->needed = rings | (d->kind->features & d->c.features);
+	d->barred = d->kind->restrictions & ~d->c.features;
 	d->v.offered = d->needed;
 	if (d->is_relayed) { /* between the driver and us */
 		d->v.offered |= VIRTIO_F_EVENT_IDX;

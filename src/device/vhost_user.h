@@ -16,6 +16,7 @@ struct vhost_user_device;
 
 struct vhost_user_kind {
 	uint64_t features; /* that the backend may offer to the driver, besides those of rings */
+	uint64_t restrictions; /* among them: what a backend may not have when the first one did not */
 	/* A configuration space that came from the backend: makes of it what the driver is to read, or refuses it. was: what
 	 * the driver reads so far; NULL: nothing, the device is being made. Main thread then, else the device's loop. */
 	int (*check_space)(struct vhost_user_device *d, uint8_t *space, const uint8_t *was, struct err *e);
@@ -51,6 +52,7 @@ struct vhost_user_device {
 	struct loop_thread thread;
 	bool is_relayed;       /* for good: decided by what the first backend can do */
 	uint64_t needed;       /* features that each backend has to have */
+	uint64_t barred;       /* and that none may */
 
 	/* The loop's */
 	struct vhost_user c;

@@ -8,6 +8,7 @@
 
 #define F_RO (1ull << 5)
 #define F_MQ (1ull << 12)
+#define F_DISCARD (1ull << 13)
 #define F_BLK_SIZE (1ull << 6)
 #define F_VERSION_1 (1ull << 32)
 #define F_PROTOCOL (1ull << 30)
@@ -94,7 +95,7 @@ static void is_refused(unsigned n_queues, bool is_readonly, int code, const char
 
 TEST(what_does_not_fit_is_refused)
 {
-	const struct vhost_backend_how usual = { .n_queues = 2, .n_sectors = 1024 };
+	const struct vhost_backend_how usual = { .n_queues = 2, .n_sectors = 1024, .seg_max = 14 };
 	vhost_backend_init(&backend);
 	is_refused(3, false, EPROTO, "has 2 queues, and 3 are wanted");
 	is_refused(0, false, EINVAL, "the number of queues 0");
@@ -435,13 +436,15 @@ TEST(a_backend_that_is_less_than_its_predecessor_is_refused)
 {
 	struct vhost_disk d;
 	begin(true);
-	struct vhost_backend_how good = backend.how, less[4] = { good, good, good, good };
+	struct vhost_backend_how good = backend.how, less[6] = { good, good, good, good, good, good };
 	disk_new(&d, backend.path, 2);
 	less[0].n_sectors = 1023;
 	less[1].n_queues = 1;
 	less[2].features = F_VERSION_1 | F_PROTOCOL;
 	less[3].has_inflight = false;
-	for (unsigned k = 0; k < 4; k++) {
+	less[4].seg_max = 13;
+	less[5].features = d.g.v->offered | F_PROTOCOL | F_RO;
+	for (unsigned k = 0; k < 6; k++) {
 		vhost_backend_kill(&backend);
 		disk_begin(&d, 0, k, T_OUT, 8);
 		backend.how = less[k];
@@ -503,6 +506,43 @@ TEST(the_configuration_changes)
 	WAIT(backend.n_given_configs > n);
 	disk_do(&d, 0, T_OUT, 1, 1);
 	EQ(space(&d, 0, 8), 3000);
+	EQ(n_reconnects(&d), 0);
+	end(&d);
+}
+
+/* A chain longer than the queue would break the driver's ring. */
+TEST(segments_are_no_more_than_the_queue_has)
+{
+	struct vhost_disk d;
+	begin(false);
+	backend.how.seg_max = 126;
+	backend.how.discard_max = 1000;
+	backend.how.features = F_VERSION_1 | F_PROTOCOL | 1ull << 2 | F_DISCARD;
+	disk_new(&d, backend.path, 1);
+	EQ(space(&d, 12, 4), DISK_QUEUE_SIZE - 2);
+	EQ(space(&d, 36, 4), 1000);
+
+	/* What is less, but for the driver the same. */
+	unsigned n = backend.n_given_configs;
+	backend.how.seg_max = 100;
+	backend.how.n_sectors = 1025;
+	vhost_backend_change_config(&backend);
+	WAIT(backend.n_given_configs > n);
+	WAIT(d.g.n_config_signals == 1);
+	EQ(space(&d, 12, 4), DISK_QUEUE_SIZE - 2);
+
+	/* Less than it was told. */
+	for (unsigned k = 0; k < 2; k++) {
+		n = backend.n_given_configs;
+		backend.how.n_sectors = 1026;
+		backend.how.seg_max = k ? 100 : DISK_QUEUE_SIZE - 3;
+		backend.how.discard_max = k ? 999 : 1000;
+		vhost_backend_change_config(&backend);
+		WAIT(backend.n_given_configs > n);
+		disk_do(&d, 0, T_OUT, 1, 1);
+		test_sleep_us(20000);
+		EQ(space(&d, 0, 8), 1025);
+	}
 	EQ(n_reconnects(&d), 0);
 	end(&d);
 }

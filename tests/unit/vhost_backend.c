@@ -235,7 +235,8 @@ static bool answer_u64(struct vhost_backend *b, struct message *m, uint64_t v)
 static void fill_config(const struct vhost_backend *b, uint8_t *space)
 {
 	put_le64(space, b->how.n_sectors);
-	put_le32(space + 12, 14);
+	put_le32(space + 12, b->how.seg_max);
+	put_le32(space + 36, b->how.discard_max);
 	put_le32(space + 20, 512);
 	space[32] = 1;
 	put_le16(space + 34, 99); /* which is not what the driver is to see */
@@ -499,7 +500,7 @@ void vhost_backend_init(struct vhost_backend *b)
 	b->fd = b->listen_fd = b->stop_fd = b->request_fd = -1;
 	b->held_from = UINT64_MAX;
 	b->writeback = -1;
-	b->how = (struct vhost_backend_how){ .n_queues = 2, .n_sectors = 1024 };
+	b->how = (struct vhost_backend_how){ .n_queues = 2, .n_sectors = 1024, .seg_max = 14 };
 	(void)snprintf(b->dir, sizeof b->dir, "/var/tmp/varan-vhost-XXXXXX");
 	OK(mkdtemp(b->dir));
 	(void)snprintf(b->path, sizeof b->path, "%s/socket", b->dir);

@@ -23,7 +23,8 @@ enum vhost_backend_wrong { /* what becomes of the answer to one kind of request 
 struct vhost_backend_how {
 	uint64_t features, protocol_features; /* 0: the usual */
 	uint64_t n_queues;
-	_Atomic uint64_t n_sectors; /* the one that may change while it runs */
+	_Atomic uint64_t n_sectors; /* these may change while it runs */
+	_Atomic uint32_t seg_max, discard_max;
 	bool has_inflight;
 	bool blocks; /* makes the event descriptors that it is given blocking ones */
 	uint32_t wrong_request;
