@@ -29,13 +29,14 @@
 #include <assert.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <sys/epoll.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
 #define STOP_NS (10 * NS_PER_S) /* slow storage may need some of it */
 #define SLOW_STOP_NS (5 * NS_PER_S)
-#define LOOK_AGAIN_NS (500 * 1000)
+#define LOOK_AGAIN_MS 1
 
 #define RING_IDX 2u
 
@@ -171,7 +172,7 @@ static int start_ring(struct vhost_user_queue *q, struct err *e)
 	int rc = vhost_user_start_ring(&d->c, &r, e);
 	if (rc < 0)
 		return rc;
-	/* There may be chains of before, and the last backend may have died between its work and its call. */
+	/* There may be chains of before, and the last backend may have worked on while we had given it up. */
 	event_fd_raise(r.kick_fd);
 	if (q->has_run && !d->is_relayed)
 		virtio_signal_foreign(&d->v, q->index);
@@ -193,6 +194,8 @@ void vhost_user_drop_rings(struct vhost_user_device *d)
 		if (q->is_running && d->is_relayed) {
 			(void)vhost_user_relay_give_back(&q->relay);
 			virtio_signal(&d->v, i);
+		} else if (q->is_running) { /* it may have died between its work and its call */
+			virtio_signal_foreign(&d->v, i);
 		}
 		q->is_running = false;
 	}
@@ -257,7 +260,9 @@ static int take_back(struct vhost_user_queue *q, struct err *e)
 	while (!is_drained(q, q->base)) {
 		if (clock_now_ns() >= d->c.deadline_ns)
 			return err_set(e, ETIMEDOUT, "queue %u: it does not finish what it has begun", q->index);
-		vhost_user_nap(LOOK_AGAIN_NS);
+		struct pollfd p = { .fd = d->c.fd, .events = POLLRDHUP };
+		if (poll(&p, 1, LOOK_AGAIN_MS) > 0)
+			return err_set(e, EPIPE, "queue %u: it ends before it has finished what it has begun", q->index);
 	}
 	q->has_base = true;
 	if (d->is_relayed && vhost_user_relay_give_back(&q->relay) < 0)

@@ -391,6 +391,61 @@ TEST(a_driver_starts_over)
 	}
 }
 
+static void *kill_soon(void *arg)
+{
+	test_sleep_us(300000);
+	vhost_backend_kill(&backend);
+	return arg;
+}
+
+TEST(a_backend_that_dies_while_pause_waits_for_it)
+{
+	for (int has_inflight = 0; has_inflight < 2; has_inflight++) {
+		struct vhost_disk d;
+		pthread_t killer;
+		begin(has_inflight);
+		disk_new(&d, backend.path, 1);
+		backend.held_from = 0;
+		disk_begin(&d, 0, 0, T_OUT, 1);
+		WAIT(backend.n_held == 1);
+		OK(pthread_create(&killer, NULL, kill_soon, NULL) == 0);
+		uint64_t start = clock_now_ns();
+		virtio_device_pause(d.g.v);
+		OK(clock_now_ns() - start < 5 * NS_PER_S);
+		OK(pthread_join(killer, NULL) == 0);
+		backend.held_from = UINT64_MAX;
+		vhost_backend_start(&backend);
+		virtio_device_resume(d.g.v);
+		EQ(disk_wait(&d, 0), 0);
+		end(&d);
+	}
+}
+
+/* The driver is told of what is done, not only of what the next backend does. */
+TEST(what_was_done_before_the_end_is_signalled)
+{
+	for (int has_inflight = 0; has_inflight < 2; has_inflight++) {
+		struct vhost_disk d;
+		begin(has_inflight);
+		disk_new(&d, backend.path, 1);
+		disk_do(&d, 0, T_OUT, 1, 1);
+		test_sleep_us(20000);
+		uint8_t event[2];
+		put_le16(event, 1); /* where EVENT_IDX is: the second one, please */
+		OK(mem_write(&d.g.mem, GPA(d.g.rings[0].avail + 4 + 2 * DISK_QUEUE_SIZE), event, sizeof event));
+		unsigned n_signals = d.g.n_queue_signals[0], n_done = backend.n_done;
+		backend.is_mute = true;
+		disk_begin(&d, 0, 0, T_OUT, 1);
+		WAIT(backend.n_done > n_done);
+		EQ(d.g.n_queue_signals[0], n_signals);
+		vhost_backend_kill(&backend);
+		EQ(disk_wait(&d, 0), 0);
+		WAIT(d.g.n_queue_signals[0] > n_signals);
+		vhost_backend_start(&backend);
+		end(&d);
+	}
+}
+
 /* O_NONBLOCK is the open file's, and the backend has it, too. */
 TEST(event_descriptors_that_the_backend_makes_blocking)
 {

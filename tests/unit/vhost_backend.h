@@ -55,6 +55,7 @@ struct vhost_backend {
 	/* What the test says while it runs */
 	_Atomic uint64_t held_from; /* requests to sectors from here on are not given back */
 	_Atomic bool releases_at_stop; /* held ones are, some time after GET_VRING_BASE */
+	_Atomic bool is_mute; /* gives back without a call */
 	_Atomic bool lies;   /* gives back a head that it does not have */
 	/* What the test may look at */
 	_Atomic unsigned n_done, n_held, n_connections, n_given_configs;
