@@ -126,25 +126,41 @@ static void copy_space(struct vhost_user_device *d, uint8_t *ret_space)
 	(void)pthread_mutex_unlock(&d->v.lock);
 }
 
-/* The driver's own last word in it is kept. */
+/* The driver's own last word in it is kept: also one of a moment ago. */
+static void take_space(struct vhost_user_device *d, uint8_t *space)
+{
+	struct virtio_device *v = &d->v;
+	bool is_told = false;
+	(void)pthread_mutex_lock(&v->lock);
+	memcpy(space + d->written_offset, d->written, d->n_written);
+	if (memcmp(space, v->space, v->cls->n_space_bytes) != 0)
+		is_told = virtio_space_put(v, 0, space, v->cls->n_space_bytes);
+	(void)pthread_mutex_unlock(&v->lock);
+	if (is_told)
+		virtio_signal_config(v);
+}
+
+/* 0 also when there is nothing to tell. */
+static int tell_written(struct vhost_user_device *d, struct err *e)
+{
+	uint8_t bytes[VHOST_USER_MAX_WRITE];
+	(void)pthread_mutex_lock(&d->v.lock);
+	unsigned offset = d->written_offset, n_bytes = d->n_written;
+	memcpy(bytes, d->written, sizeof bytes);
+	(void)pthread_mutex_unlock(&d->v.lock);
+	return n_bytes ? vhost_user_set_config(&d->c, offset, bytes, n_bytes, e) : 0;
+}
+
 static int refresh_space(struct vhost_user_device *d, struct err *e)
 {
-	uint8_t was[VIRTIO_MAX_SPACE_BYTES], space[VIRTIO_MAX_SPACE_BYTES], written[VHOST_USER_MAX_WRITE];
-	(void)pthread_mutex_lock(&d->v.lock);
-	unsigned offset = d->written_offset, n_written = d->n_written;
-	memcpy(written, d->written, sizeof written);
-	(void)pthread_mutex_unlock(&d->v.lock);
-
-	int rc = n_written ? vhost_user_set_config(&d->c, offset, written, n_written, e) : 0;
+	uint8_t was[VIRTIO_MAX_SPACE_BYTES], space[VIRTIO_MAX_SPACE_BYTES];
+	int rc = tell_written(d, e);
 	copy_space(d, was);
 	if (rc >= 0)
 		rc = fetch_space(d, space, was, e);
-	if (rc < 0)
-		return rc;
-	memcpy(space + offset, written, n_written);
-	if (memcmp(space, was, d->v.cls->n_space_bytes) != 0)
-		virtio_space_update(&d->v, 0, space, d->v.cls->n_space_bytes);
-	return 0;
+	if (rc >= 0)
+		take_space(d, space);
+	return rc;
 }
 
 static void on_request(struct source *s, uint32_t events)
@@ -220,16 +236,11 @@ static void on_retry(struct timer *t)
 static void on_space_written(struct loop_message *m)
 {
 	struct vhost_user_device *d = container_of(m, struct vhost_user_device, write_space);
-	uint8_t bytes[VHOST_USER_MAX_WRITE];
 	struct err e = { 0 };
-	(void)pthread_mutex_lock(&d->v.lock);
-	unsigned offset = d->written_offset, n_bytes = d->n_written;
-	memcpy(bytes, d->written, sizeof bytes);
-	(void)pthread_mutex_unlock(&d->v.lock);
-	if (n_bytes == 0 || d->c.fd < 0)
+	if (d->c.fd < 0)
 		return; /* a reconnection tells it */
 	vhost_user_set_deadline(d, HANDSHAKE_NS);
-	if (vhost_user_set_config(&d->c, offset, bytes, n_bytes, &e) < 0)
+	if (tell_written(d, &e) < 0)
 		vhost_user_lose(d, e.text);
 }
 

@@ -617,16 +617,27 @@ void virtio_space_write(struct virtio_device *v, uint64_t offset, const uint8_t 
 		           (unsigned long long)offset);
 }
 
-void virtio_space_update(struct virtio_device *v, unsigned offset, const void *bytes, unsigned n_bytes)
+bool virtio_space_put(struct virtio_device *v, unsigned offset, const void *bytes, unsigned n_bytes)
 {
 	assert(is_in_space(v, offset, n_bytes));
-	(void)pthread_mutex_lock(&v->lock);
-	bool is_live = (v->status & VIRTIO_STATUS_DRIVER_OK) != 0;
 	memcpy(v->space + offset, bytes, n_bytes);
 	atomic_fetch_add(&v->config_generation, 1);
-	(void)pthread_mutex_unlock(&v->lock);
-	if (is_live && v->ops)
+	return (v->status & VIRTIO_STATUS_DRIVER_OK) != 0;
+}
+
+void virtio_signal_config(struct virtio_device *v)
+{
+	if (v->ops)
 		v->ops->signal_config(v->transport);
+}
+
+void virtio_space_update(struct virtio_device *v, unsigned offset, const void *bytes, unsigned n_bytes)
+{
+	(void)pthread_mutex_lock(&v->lock);
+	bool is_told = virtio_space_put(v, offset, bytes, n_bytes);
+	(void)pthread_mutex_unlock(&v->lock);
+	if (is_told)
+		virtio_signal_config(v);
 }
 
 uint32_t virtio_config_generation(struct virtio_device *v)

@@ -627,6 +627,26 @@ TEST(the_write_cache_is_the_drivers_choice)
 	end(&d);
 }
 
+TEST(a_write_while_the_configuration_is_asked_for_is_not_undone)
+{
+	struct vhost_disk d;
+	uint8_t off = 0;
+	begin(false);
+	disk_new(&d, backend.path, 1);
+	unsigned n = backend.n_given_configs;
+	backend.holds_config = true;
+	backend.how.n_sectors = 3000;
+	vhost_backend_change_config(&backend);
+	WAIT(backend.n_given_configs > n);
+	virtio_space_write(d.g.v, 32, &off, 1);
+	backend.holds_config = false;
+	WAIT(space(&d, 0, 8) == 3000);
+	EQ(space(&d, 32, 1), 0);
+	WAIT(backend.writeback == 0);
+	EQ(space(&d, 32, 1), 0);
+	end(&d);
+}
+
 /* --- a backend that lies in the rings --- */
 
 TEST(what_was_not_offered_cannot_be_given_back)

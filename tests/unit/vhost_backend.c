@@ -332,6 +332,8 @@ static bool get_config(struct vhost_backend *b, struct message *m)
 	OK(m->size == 12 + 60 && get_le32(m->payload) == 0 && get_le32(m->payload + 4) == 60);
 	fill_config(b, m->payload + 12);
 	b->n_given_configs++;
+	while (b->holds_config)
+		test_sleep_us(1000);
 	return answer(b, m, m->payload, m->size, -1);
 }
 
