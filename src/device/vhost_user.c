@@ -13,7 +13,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
-#include <sys/eventfd.h>
 #include <unistd.h>
 
 #define HANDSHAKE_NS (3 * NS_PER_S)
@@ -287,12 +286,7 @@ static int make_queues(struct vhost_user_device *d, struct err *e)
 	for (unsigned i = 0; i < v->n_queues; i++)
 		d->queues[i] = (struct vhost_user_queue){ .d = d, .index = i, .kick_fd = -1, .call_fd = -1 };
 	for (unsigned i = 0; i < v->n_queues; i++) {
-		struct vhost_user_queue *q = &d->queues[i];
-		q->kick_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-		q->call_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-		if (q->kick_fd < 0 || q->call_fd < 0)
-			return err_set_errno(e, errno, "%s: cannot make an event descriptor", v->id);
-		int rc = vhost_user_relay_init(&q->relay, v, i, e);
+		int rc = vhost_user_relay_init(&d->queues[i].relay, v, i, e);
 		if (rc < 0)
 			return rc;
 	}
@@ -385,11 +379,8 @@ void vhost_user_device_close(struct virtio_device *v)
 		(void)loop_call(d->thread.loop, end_on_loop, d);
 		loop_thread_stop(&d->thread);
 	}
-	for (unsigned i = 0; d->queues && i < v->n_queues; i++) {
-		fd_close(&d->queues[i].kick_fd);
-		fd_close(&d->queues[i].call_fd);
+	for (unsigned i = 0; d->queues && i < v->n_queues; i++)
 		vhost_user_relay_done(&d->queues[i].relay);
-	}
 	fd_close(&d->inflight.fd);
 	free(ptr_take(d->queues));
 	free(ptr_take(d->scratch));

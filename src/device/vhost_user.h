@@ -38,7 +38,7 @@ struct vhost_user_queue { /* the loop's */
 	bool has_run;    /* since the driver's reset */
 	bool has_base;   /* the backend said where it would go on, and has finished what was before it */
 	uint16_t base;
-	int kick_fd, call_fd; /* kick_fd: of relayed rings */
+	int kick_fd, call_fd; /* while it runs; kick_fd: of relayed rings */
 	struct source call;
 	struct vhost_user_relay relay;
 };

@@ -31,6 +31,7 @@
 #include <fcntl.h>
 #include <poll.h>
 #include <sys/epoll.h>
+#include <sys/eventfd.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
@@ -144,10 +145,35 @@ static uint16_t used_index(const struct vhost_user_queue *q)
 	return span_load_le16(q->d->v.queues[q->index].used, RING_IDX);
 }
 
+static void on_call(struct source *s, uint32_t events);
+
+static void close_events(struct vhost_user_queue *q)
+{
+	loop_remove(&q->call);
+	fd_close(&q->call_fd);
+	fd_close(&q->kick_fd);
+}
+
+/* Fresh ones each time, as memory: a process that was a backend once would take kicks from the one that is. */
+static int open_events(struct vhost_user_queue *q, struct err *e)
+{
+	struct vhost_user_device *d = q->d;
+	close_events(q);
+	q->call_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	if (d->is_relayed)
+		q->kick_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	if (q->call_fd < 0 || (d->is_relayed && q->kick_fd < 0))
+		return err_set_errno(e, errno, "cannot make an event descriptor");
+	return loop_add(d->thread.loop, &q->call, q->call_fd, EPOLLIN, on_call, e);
+}
+
 static int start_ring(struct vhost_user_queue *q, struct err *e)
 {
 	struct vhost_user_device *d = q->d;
 	const struct queue *vq = &d->v.queues[q->index];
+	int rc = open_events(q, e);
+	if (rc < 0)
+		return rc;
 	struct vhost_user_ring r = {
 		.index = q->index,
 		.size = vq->config.size,
@@ -169,7 +195,7 @@ static int start_ring(struct vhost_user_queue *q, struct err *e)
 		r.kick_fd = d->v.slots[q->index].kick_fd;
 		r.base = q->has_base ? q->base : q->has_run ? used_index(q) : 0;
 	}
-	int rc = vhost_user_start_ring(&d->c, &r, e);
+	rc = vhost_user_start_ring(&d->c, &r, e);
 	if (rc < 0)
 		return rc;
 	/* There may be chains of before, and the last backend may have worked on while we had given it up. */
@@ -198,6 +224,7 @@ void vhost_user_drop_rings(struct vhost_user_device *d)
 			virtio_signal_foreign(&d->v, i);
 		}
 		q->is_running = false;
+		close_events(q);
 	}
 	free_rings(d);
 	d->is_set_up = false;
@@ -235,9 +262,7 @@ int vhost_user_device_start(struct virtio_device *v, unsigned queue, struct err 
 	struct vhost_user_device *d = vhost_user_device_of(v);
 	struct vhost_user_queue *q = &d->queues[queue];
 	struct err why = { 0 };
-	int rc = loop_add(v->io_loop, &q->call, q->call_fd, EPOLLIN, on_call, e);
-	if (rc < 0)
-		return rc;
+	(void)e;
 	q->is_wanted = true;
 	vhost_user_set_deadline(d, VHOST_USER_HAND_OVER_NS);
 	if (d->c.fd >= 0 && vhost_user_hand_over(q, &why) < 0)
@@ -275,7 +300,6 @@ void vhost_user_device_stop(struct virtio_device *v, unsigned queue)
 	struct vhost_user_device *d = vhost_user_device_of(v);
 	struct vhost_user_queue *q = &d->queues[queue];
 	struct err e = { 0 };
-	loop_remove(&q->call);
 	q->is_wanted = false;
 	if (!q->is_running)
 		return;
@@ -285,6 +309,7 @@ void vhost_user_device_stop(struct virtio_device *v, unsigned queue)
 		return;
 	}
 	q->is_running = false;
+	close_events(q);
 	if (clock_now_ns() - start > SLOW_STOP_NS)
 		vhost_user_lose(d, "it takes long to stop a queue, and we do not wait like that for each");
 	/* What was done last may not have been called for: the backend's descriptor is gone by then. */
@@ -303,8 +328,6 @@ static int reset_on_loop(void *arg)
 		q->has_run = q->has_base = false;
 		if (d->is_relayed)
 			vhost_user_relay_forget(&q->relay);
-		(void)event_fd_take(q->call_fd); /* a call for the old life */
-		(void)event_fd_take(q->kick_fd);
 	}
 	free_rings(d);
 	fd_close(&d->inflight.fd);

@@ -2,6 +2,7 @@
 /* The front end against a backend that does as it is told, or the contrary. */
 #include "vhost_disk.h"
 
+#include "base/event_fd.h"
 #include "vhost_backend.h"
 
 #include <errno.h>
@@ -522,6 +523,34 @@ TEST(a_backend_that_is_less_than_its_predecessor_is_refused)
 	WAIT(space(&d, 0, 8) == 2048);
 	WAIT(d.g.n_config_signals == 1);
 	end(&d);
+}
+
+/* As after SIGSTOP, a takeover and SIGCONT: what the old one takes or writes is not the new one's. */
+TEST(an_old_backends_event_descriptors_reach_nobody)
+{
+	for (int has_inflight = 0; has_inflight < 2; has_inflight++) {
+		struct vhost_disk d;
+		uint64_t n;
+		begin(has_inflight);
+		disk_new(&d, backend.path, 1);
+		disk_do(&d, 0, T_OUT, 1, 1);
+		vhost_backend_kill(&backend);
+		vhost_backend_start(&backend);
+		WAIT(n_reconnects(&d) == 1);
+		disk_do(&d, 0, T_OUT, 2, 2);
+		test_sleep_us(20000);
+		unsigned n_signals = d.g.n_queue_signals[0];
+		event_fd_raise(backend.queues[0].old_call_fd);
+		test_sleep_us(20000);
+		EQ(d.g.n_queue_signals[0], n_signals);
+		EQ(read(backend.queues[0].old_call_fd, &n, sizeof n), sizeof n);
+		if (!has_inflight) { /* the driver's own rings are kicked through one descriptor */
+			event_fd_raise(backend.queues[0].old_kick_fd);
+			test_sleep_us(20000);
+			EQ(read(backend.queues[0].old_kick_fd, &n, sizeof n), sizeof n);
+		}
+		end(&d);
+	}
 }
 
 TEST(a_backend_with_an_account_after_one_without)

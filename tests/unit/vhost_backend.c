@@ -438,9 +438,12 @@ static void forget_connection(struct vhost_backend *b)
 	fd_close(&b->fd);
 	fd_close(&b->request_fd);
 	for (unsigned i = 0; i < VHOST_BACKEND_MAX_QUEUES; i++) {
-		fd_close(&b->queues[i].kick_fd);
-		fd_close(&b->queues[i].call_fd);
-		b->queues[i] = (struct vhost_backend_queue){ .kick_fd = -1, .call_fd = -1 };
+		struct vhost_backend_queue *q = &b->queues[i];
+		fd_close(&q->old_kick_fd);
+		fd_close(&q->old_call_fd);
+		*q = (struct vhost_backend_queue){
+			.kick_fd = -1, .call_fd = -1, .old_kick_fd = q->kick_fd, .old_call_fd = q->call_fd,
+		};
 	}
 	for (unsigned i = 0; i < b->n_regions; i++)
 		(void)munmap(b->regions[i].host, b->regions[i].n_bytes);
@@ -508,12 +511,16 @@ void vhost_backend_init(struct vhost_backend *b)
 	OK(mkdtemp(b->dir));
 	(void)snprintf(b->path, sizeof b->path, "%s/socket", b->dir);
 	for (unsigned i = 0; i < VHOST_BACKEND_MAX_QUEUES; i++)
-		b->queues[i].kick_fd = b->queues[i].call_fd = -1;
+		b->queues[i] = (struct vhost_backend_queue){ .kick_fd = -1, .call_fd = -1, .old_kick_fd = -1, .old_call_fd = -1 };
 }
 
 void vhost_backend_done(struct vhost_backend *b)
 {
 	OK(b->listen_fd < 0);
+	for (unsigned i = 0; i < VHOST_BACKEND_MAX_QUEUES; i++) {
+		fd_close(&b->queues[i].old_kick_fd);
+		fd_close(&b->queues[i].old_call_fd);
+	}
 	(void)rmdir(b->dir);
 }
 

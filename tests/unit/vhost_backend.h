@@ -36,6 +36,7 @@ struct vhost_backend_queue {
 	uint8_t *desc, *avail, *used;
 	uint16_t n_next_avail, n_used;
 	int kick_fd, call_fd;
+	int old_kick_fd, old_call_fd; /* of the last connection: a process that ought to be dead still has them */
 	uint8_t *inflight; /* its part of the account */
 	uint64_t counter;
 	uint16_t held[VHOST_BACKEND_MAX_SIZE];
