@@ -331,6 +331,9 @@ static int reset_on_loop(void *arg)
 	}
 	free_rings(d);
 	fd_close(&d->inflight.fd);
+	/* Regions that do not fit a table are said once a connection. */
+	if (d->is_set_up && d->v.mem->n_regions + d->is_relayed > VHOST_USER_MAX_TABLE)
+		vhost_user_lose(d, "it is left, to learn of the memory anew");
 	d->is_set_up = false;
 	(void)pthread_mutex_lock(&d->v.lock);
 	d->n_written = 0;

@@ -467,6 +467,31 @@ TEST(event_descriptors_that_the_backend_makes_blocking)
 	}
 }
 
+TEST(a_driver_starts_over_in_more_memory_than_a_table_holds)
+{
+	for (int has_inflight = 0; has_inflight < 2; has_inflight++) {
+		struct vhost_disk d = { 0 };
+		struct vhost_user_blk_params p = { .common = { .socket = backend.path, .n_queues = 1 } };
+		struct err e = { 0 };
+		begin(has_inflight);
+		backend.how.protocol_features = 1 << 0 | 1 << 3 | 1 << 5 | 1 << 9 | 1 << 15;
+		ring_memory_new(&d.g.mem, true);
+		for (uint64_t k = 1; k < 10; k++) {
+			struct mem_region_params r = { .start = GPA(k << 30), .n_bytes = 4096, .is_shared = true };
+			EQ(mem_map_add(&d.g.mem, &r, &e), 0);
+		}
+		EQ(rig_open_here(&d.g, &vhost_user_blk, &p, DISK_QUEUE_SIZE, &e), 0);
+		rig_start(&d.g, d.g.v->offered);
+		for (unsigned k = 0; k < 2; k++) {
+			disk_do(&d, 0, T_OUT, k, (uint8_t)k);
+			disk_restart(&d);
+			disk_do(&d, 0, T_IN, k, (uint8_t)k);
+		}
+		EQ(backend.n_refused_regions, 0);
+		end(&d);
+	}
+}
+
 TEST(a_device_ends_while_its_backend_is_away)
 {
 	for (int has_inflight = 0; has_inflight < 2; has_inflight++) {

@@ -61,6 +61,7 @@ struct vhost_backend {
 	_Atomic bool lies;   /* gives back a head that it does not have */
 	/* What the test may look at */
 	_Atomic unsigned n_done, n_held, n_connections, n_given_configs;
+	_Atomic unsigned n_refused_regions; /* it has them already */
 	_Atomic uint64_t driver_features;
 	_Atomic int writeback; /* as SET_CONFIG said last; -1: it did not */
 
@@ -69,7 +70,7 @@ struct vhost_backend {
 	int stop_fd, listen_fd, fd, request_fd;
 	uint64_t protocol_features;
 	struct vhost_backend_queue queues[VHOST_BACKEND_MAX_QUEUES];
-	struct vhost_backend_region regions[9];
+	struct vhost_backend_region regions[16];
 	unsigned n_regions;
 	uint8_t *inflight;
 	uint64_t n_inflight_bytes, release_ns;
