@@ -60,6 +60,8 @@ struct vhost_user_device {
 	struct timer retry;
 	uint64_t retry_ns, lost_ns, connected_ns;
 	bool is_set_up; /* the backend has features and memory */
+	bool is_stopping;             /* whether queues are being stopped or started: one transition after the other */
+	uint64_t transition_waited_ns; /* for the backend, over all queues of the present one */
 	struct vhost_user_inflight inflight;
 	uint8_t *rings; /* of all relayed queues, one after the other */
 	int rings_fd;

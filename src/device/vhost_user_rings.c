@@ -36,7 +36,6 @@
 #include <unistd.h>
 
 #define STOP_NS (10 * NS_PER_S) /* slow storage may need some of it */
-#define SLOW_STOP_NS (5 * NS_PER_S)
 #define LOOK_AGAIN_MS 1
 
 #define RING_IDX 2u
@@ -257,6 +256,22 @@ void vhost_user_device_kick(struct virtio_device *v, unsigned queue)
 		event_fd_raise(q->kick_fd);
 }
 
+/* Each queue of a transition may wait for what the ones before it have left: whoever waits for all of them does so for no
+ * longer than for one. Queues are started all, then stopped all. */
+static uint64_t begin_wait(struct vhost_user_device *d, bool is_stopping, uint64_t budget_ns)
+{
+	if (d->is_stopping != is_stopping)
+		d->transition_waited_ns = 0;
+	d->is_stopping = is_stopping;
+	vhost_user_set_deadline(d, budget_ns - min_u64(budget_ns, d->transition_waited_ns));
+	return clock_now_ns();
+}
+
+static void end_wait(struct vhost_user_device *d, uint64_t began_ns)
+{
+	d->transition_waited_ns += clock_now_ns() - began_ns;
+}
+
 int vhost_user_device_start(struct virtio_device *v, unsigned queue, struct err *e)
 {
 	struct vhost_user_device *d = vhost_user_device_of(v);
@@ -264,9 +279,10 @@ int vhost_user_device_start(struct virtio_device *v, unsigned queue, struct err 
 	struct err why = { 0 };
 	(void)e;
 	q->is_wanted = true;
-	vhost_user_set_deadline(d, VHOST_USER_HAND_OVER_NS);
+	uint64_t start = begin_wait(d, false, VHOST_USER_HAND_OVER_NS);
 	if (d->c.fd >= 0 && vhost_user_hand_over(q, &why) < 0)
 		vhost_user_lose(d, why.text); /* the driver's device is well, it only has to wait */
+	end_wait(d, start);
 	return 0;
 }
 
@@ -278,7 +294,6 @@ static bool is_drained(const struct vhost_user_queue *q, uint16_t base)
 static int take_back(struct vhost_user_queue *q, struct err *e)
 {
 	struct vhost_user_device *d = q->d;
-	vhost_user_set_deadline(d, STOP_NS);
 	int rc = vhost_user_stop_ring(&d->c, q->index, &q->base, e);
 	if (rc < 0)
 		return rc;
@@ -301,17 +316,17 @@ void vhost_user_device_stop(struct virtio_device *v, unsigned queue)
 	struct vhost_user_queue *q = &d->queues[queue];
 	struct err e = { 0 };
 	q->is_wanted = false;
+	uint64_t start = begin_wait(d, true, STOP_NS);
 	if (!q->is_running)
 		return;
-	uint64_t start = clock_now_ns();
-	if (take_back(q, &e) < 0) {
+	int rc = take_back(q, &e);
+	end_wait(d, start);
+	if (rc < 0) {
 		vhost_user_lose(d, e.text);
 		return;
 	}
 	q->is_running = false;
 	close_events(q);
-	if (clock_now_ns() - start > SLOW_STOP_NS)
-		vhost_user_lose(d, "it takes long to stop a queue, and we do not wait like that for each");
 	/* What was done last may not have been called for: the backend's descriptor is gone by then. */
 	if (d->is_relayed)
 		virtio_signal(v, queue);

@@ -12,7 +12,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Backends are often started together with the machine. */
+/* Backends are often started together with the machine, not with a disk that comes later: the main thread would wait. */
 #define BACKEND_WAIT_NS (5 * NS_PER_S)
 
 struct disk {
@@ -109,7 +109,11 @@ static int open_image(struct machine *m, struct attached *a, const struct disk_c
 static int open_vhost(struct machine *m, struct attached *a, const struct disk_config *c, struct err *e)
 {
 	struct vhost_user_blk_params p = {
-		.common = { .socket = c->vhost_socket, .n_queues = (unsigned)c->num_queues, .connect_wait_ns = BACKEND_WAIT_NS },
+		.common = {
+			.socket = c->vhost_socket,
+			.n_queues = (unsigned)c->num_queues,
+			.connect_wait_ns = m->has_hotplug ? 0 : BACKEND_WAIT_NS,
+		},
 		.is_readonly = c->readonly,
 	};
 	struct virtio_params how = { .queue_size = c->queue_size };

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Disks that come and go on a running machine, whose guest is a few instructions at the hotplug registers. */
 #include "base/checked.h"
+#include "base/clock.h"
 #include "machine_kit.h"
 #include "vhost_backend.h"
 #include "vm/events.h"
@@ -93,7 +94,13 @@ TEST(a_disk_of_another_process_comes_and_goes)
 	struct disk_config c = {
 		.vhost_user = true, .vhost_socket = backend.path, .id = (char *)(uintptr_t)"data", .num_queues = 2,
 		.queue_size = 64,
-	};
+	}, absent = c;
+	/* The main thread has others to serve. */
+	absent.vhost_socket = (char *)(uintptr_t)"/var/tmp/there-is-no-such-socket";
+	uint64_t start = clock_now_ns();
+	EQ(machine_add_device(d.m, "disks", &absent, &info, &e), -EIO);
+	STR_HAS(e.text, "cannot connect to");
+	OK(clock_now_ns() - start < 3 * NS_PER_S);
 	for (unsigned n = 1; n <= 6; n++) {
 		if (machine_add_device(d.m, "disks", &c, &info, &e) < 0)
 			test_fail(__FILE__, __LINE__, "%s", e.text);

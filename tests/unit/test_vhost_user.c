@@ -492,6 +492,32 @@ TEST(a_driver_starts_over_in_more_memory_than_a_table_holds)
 	}
 }
 
+/* Each answer comes in time, and all together do not. */
+TEST(waits_do_not_add_up_over_queues)
+{
+	struct vhost_disk d;
+	vhost_backend_init(&backend);
+	backend.how.n_queues = 4;
+	vhost_backend_start(&backend);
+	backend.slow_request = 8; /* SET_VRING_NUM */
+	backend.slow_ms = 2000;
+	uint64_t start = clock_now_ns();
+	disk_new(&d, backend.path, 4);
+	OK(clock_now_ns() - start < 7 * NS_PER_S);
+	backend.slow_request = 0;
+	disk_do(&d, 3, T_OUT, 1, 1);
+
+	backend.slow_request = 11; /* GET_VRING_BASE */
+	backend.slow_ms = 3400;
+	start = clock_now_ns();
+	virtio_device_pause(d.g.v);
+	OK(clock_now_ns() - start < 12 * NS_PER_S);
+	backend.slow_request = 0;
+	virtio_device_resume(d.g.v);
+	disk_do(&d, 3, T_IN, 1, 1);
+	end(&d);
+}
+
 TEST(a_device_ends_while_its_backend_is_away)
 {
 	for (int has_inflight = 0; has_inflight < 2; has_inflight++) {

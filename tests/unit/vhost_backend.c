@@ -366,6 +366,8 @@ static bool handle(struct vhost_backend *b, struct message *m, int *fds, unsigne
 	uint32_t index = get_le32(m->payload);
 	struct vhost_backend_queue *q = &b->queues[index < VHOST_BACKEND_MAX_QUEUES ? index : 0];
 	uint64_t inflight = b->how.has_inflight ? PROTOCOL_INFLIGHT : 0;
+	if (b->slow_request == m->request)
+		test_sleep_us(1000 * b->slow_ms);
 	switch (m->request) {
 	case 1:
 		return answer_u64(b, m, b->how.features ? b->how.features : USUAL_FEATURES);

@@ -56,6 +56,7 @@ struct vhost_backend {
 	/* What the test says while it runs */
 	_Atomic uint64_t held_from; /* requests to sectors from here on are not given back */
 	_Atomic bool releases_at_stop; /* held ones are, some time after GET_VRING_BASE */
+	_Atomic uint32_t slow_request, slow_ms; /* how long the answer to requests of this kind takes; 0: no kind */
 	_Atomic bool holds_config; /* GET_CONFIG is counted, and answered when this is false again */
 	_Atomic bool is_mute; /* gives back without a call */
 	_Atomic bool lies;   /* gives back a head that it does not have */
