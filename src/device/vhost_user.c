@@ -56,6 +56,8 @@ static int fetch_space(struct vhost_user_device *d, uint8_t *ret_space, const ui
 	return rc < 0 ? rc : d->kind->check_space(d, ret_space, was, e);
 }
 
+static uint64_t on_asked(struct vhost_user *c, uint32_t request);
+
 static int shake_hands(struct vhost_user_device *d, struct err *e)
 {
 	uint64_t wanted = VHOST_USER_PROTOCOL_F_MQ | VHOST_USER_PROTOCOL_F_REPLY_ACK | VHOST_USER_PROTOCOL_F_BACKEND_REQ |
@@ -70,6 +72,7 @@ static int shake_hands(struct vhost_user_device *d, struct err *e)
 		rc = vhost_user_negotiate(&d->c, wanted, e);
 	if (rc >= 0)
 		rc = check_backend(d, e);
+	d->c.on_request = on_asked;
 	if (rc >= 0)
 		rc = vhost_user_open_requests(&d->c, e);
 	return rc;
@@ -153,6 +156,7 @@ static int tell_written(struct vhost_user_device *d, struct err *e)
 static int refresh_space(struct vhost_user_device *d, struct err *e)
 {
 	uint8_t was[VIRTIO_MAX_SPACE_BYTES], space[VIRTIO_MAX_SPACE_BYTES];
+	d->is_outdated = false;
 	int rc = tell_written(d, e);
 	copy_space(d, was);
 	if (rc >= 0)
@@ -166,28 +170,36 @@ static void on_request(struct source *s, uint32_t events)
 {
 	struct vhost_user_device *d = container_of(s, struct vhost_user_device, requests);
 	struct err e = { 0 };
-	uint32_t request;
 	(void)events;
-
 	vhost_user_set_deadline(d, REQUEST_NS);
-	int rc = vhost_user_take_request(&d->c, &request, &e);
-	if (rc == 0)
-		return;
-	bool is_known = rc > 0 && request == VHOST_USER_BACKEND_CONFIG_CHANGE_MSG;
-	if (rc > 0)
-		rc = vhost_user_answer(&d->c, !is_known, &e);
-	if (rc < 0) {
+	if (vhost_user_serve(&d->c, &e) < 0)
 		vhost_user_lose(d, e.text);
-		return;
-	}
-	if (!is_known)
-		return;
+}
+
+static void on_outdated(struct loop_message *m)
+{
+	struct vhost_user_device *d = container_of(m, struct vhost_user_device, outdated);
+	struct err e = { 0 };
+	if (d->c.fd < 0 || !d->is_outdated)
+		return; /* a reconnection asks anyway */
 	vhost_user_set_deadline(d, HANDSHAKE_NS);
-	rc = refresh_space(d, &e);
+	int rc = refresh_space(d, &e);
 	if (rc == -EINVAL && may_log(d)) /* the space itself is not acceptable; the connection is well */
 		log_warn(&d->v.log, "the backend's new configuration is not taken over: %s", e.text);
 	else if (rc < 0 && rc != -EINVAL)
 		vhost_user_lose(d, e.text);
+}
+
+/* Main thread while the device is made, else the loop's: the backend may say so while it is asked for something else. */
+static uint64_t on_asked(struct vhost_user *c, uint32_t request)
+{
+	struct vhost_user_device *d = container_of(c, struct vhost_user_device, c);
+	if (request != VHOST_USER_BACKEND_CONFIG_CHANGE_MSG)
+		return 1;
+	d->is_outdated = true;
+	if (d->is_made)
+		loop_post(d->thread.loop, &d->outdated, on_outdated);
+	return 0;
 }
 
 static int watch(struct vhost_user_device *d, struct err *e)
@@ -308,8 +320,11 @@ static int watch_first(void *arg)
 	struct vhost_user_device *d = arg;
 	struct err e = { 0 };
 	d->connected_ns = clock_now_ns();
+	d->is_made = true;
 	if (watch(d, &e) < 0)
 		vhost_user_lose(d, e.text);
+	else if (d->is_outdated)
+		loop_post(d->thread.loop, &d->outdated, on_outdated);
 	return 0;
 }
 

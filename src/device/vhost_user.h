@@ -62,6 +62,9 @@ struct vhost_user_device {
 	bool is_set_up; /* the backend has features and memory */
 	bool is_stopping;             /* whether queues are being stopped or started: one transition after the other */
 	uint64_t transition_waited_ns; /* for the backend, over all queues of the present one */
+	bool is_made;     /* the connection is the loop's alone */
+	bool is_outdated; /* the backend says that its configuration space has changed */
+	struct loop_message outdated;
 	struct vhost_user_inflight inflight;
 	uint8_t *rings; /* of all relayed queues, one after the other */
 	int rings_fd;

@@ -537,6 +537,24 @@ TEST(a_device_ends_while_its_backend_is_away)
 	}
 }
 
+/* It serves one of its connections at a time, and asks on the other. */
+TEST(a_backend_that_awaits_our_answer_before_it_answers)
+{
+	struct vhost_disk d;
+	begin(true);
+	disk_new(&d, backend.path, 2);
+	backend.asks_at_stop = true;
+	backend.how.n_sectors = 3000;
+	uint64_t start = clock_now_ns();
+	virtio_device_pause(d.g.v);
+	OK(clock_now_ns() - start < 3 * NS_PER_S);
+	WAIT(space(&d, 0, 8) == 3000);
+	virtio_device_resume(d.g.v);
+	disk_do(&d, 0, T_OUT, 1, 1);
+	EQ(n_reconnects(&d), 0);
+	end(&d);
+}
+
 /* --- another backend than before --- */
 
 TEST(a_backend_that_is_less_than_its_predecessor_is_refused)

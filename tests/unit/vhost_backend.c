@@ -332,6 +332,8 @@ static bool set_kick(struct vhost_backend *b, unsigned index, int fd)
 	return true;
 }
 
+static void say_config_change(struct vhost_backend *b);
+
 static bool get_base(struct vhost_backend *b, struct message *m)
 {
 	struct vhost_backend_queue *q = &b->queues[get_le32(m->payload)];
@@ -341,6 +343,8 @@ static bool get_base(struct vhost_backend *b, struct message *m)
 	fd_close(&q->call_fd);
 	put_le32(state, get_le32(m->payload));
 	put_le32(state + 4, q->n_next_avail);
+	if (b->asks_at_stop)
+		say_config_change(b);
 	if (b->releases_at_stop)
 		b->release_ns = clock_now_ns() + RELEASE_AFTER_NS;
 	return answer(b, m, state, sizeof state, -1);

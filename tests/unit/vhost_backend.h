@@ -58,6 +58,7 @@ struct vhost_backend {
 	_Atomic bool releases_at_stop; /* held ones are, some time after GET_VRING_BASE */
 	_Atomic uint32_t slow_request, slow_ms; /* how long the answer to requests of this kind takes; 0: no kind */
 	_Atomic bool holds_config; /* GET_CONFIG is counted, and answered when this is false again */
+	_Atomic bool asks_at_stop; /* and awaits the answer, before it answers GET_VRING_BASE */
 	_Atomic bool is_mute; /* gives back without a call */
 	_Atomic bool lies;   /* gives back a head that it does not have */
 	/* What the test may look at */
