@@ -153,7 +153,8 @@ static void close_events(struct vhost_user_queue *q)
 	fd_close(&q->kick_fd);
 }
 
-/* Fresh ones each time, as memory: a process that was a backend once would take kicks from the one that is. */
+/* Fresh ones each time, as memory: a process that was a backend once would take kicks from the one that is.
+ * Not yet so for kicks of the driver's own rings: theirs is the ioeventfd, which each backend gets in turn. */
 static int open_events(struct vhost_user_queue *q, struct err *e)
 {
 	struct vhost_user_device *d = q->d;

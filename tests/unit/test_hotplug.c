@@ -79,19 +79,20 @@ TEST(a_disk_comes_and_goes_a_hundred_times)
 	(void)close(i.fd);
 }
 
+static _Atomic unsigned n_warnings;
+
 static void count_warnings(void *context, const struct log_record *r)
 {
-	_Atomic unsigned *n = context;
+	(void)context;
 	if (r->level == LOG_WARN && strstr(r->text, "has no effect with vhost_user"))
-		(*n)++;
+		n_warnings++;
 }
 
 /* It goes also while the other process is away. */
 TEST(a_disk_of_another_process_comes_and_goes)
 {
 	static struct vhost_backend backend;
-	static _Atomic unsigned n_warnings;
-	static const struct log_sink sink = { .write = count_warnings, .context = (void *)&n_warnings, .max_level = LOG_WARN };
+	static const struct log_sink sink = { .write = count_warnings, .max_level = LOG_WARN };
 	struct driver d;
 	struct pci_device_info info;
 	struct err e = { 0 };
@@ -103,11 +104,11 @@ TEST(a_disk_of_another_process_comes_and_goes)
 	struct disk_config c = {
 		.vhost_user = true, .vhost_socket = backend.path, .id = (char *)(uintptr_t)"data", .num_queues = 2,
 		.queue_size = 64, .sparse = true,
-	}, absent = c;
+	}, away = c;
 	/* The main thread has others to serve. */
-	absent.vhost_socket = (char *)(uintptr_t)"/var/tmp/there-is-no-such-socket";
+	away.vhost_socket = (char *)(uintptr_t)"/var/tmp/there-is-no-such-socket";
 	uint64_t start = clock_now_ns();
-	EQ(machine_add_device(d.m, "disks", &absent, &info, &e), -EIO);
+	EQ(machine_add_device(d.m, "disks", &away, &info, &e), -EIO);
 	STR_HAS(e.text, "cannot connect to");
 	OK(clock_now_ns() - start < 3 * NS_PER_S);
 	d.m->p.log_sink = &sink;
