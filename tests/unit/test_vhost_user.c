@@ -431,9 +431,9 @@ TEST(what_was_done_before_the_end_is_signalled)
 		disk_new(&d, backend.path, 1);
 		disk_do(&d, 0, T_OUT, 1, 1);
 		test_sleep_us(20000);
-		uint8_t event[2];
-		put_le16(event, 1); /* where EVENT_IDX is: the second one, please */
-		OK(mem_write(&d.g.mem, GPA(d.g.rings[0].avail + 4 + 2 * DISK_QUEUE_SIZE), event, sizeof event));
+		struct span event;
+		OK(mem_span(&d.g.mem, GPA(d.g.rings[0].avail + 4 + 2 * DISK_QUEUE_SIZE), 2, &event));
+		span_store_le16(event, 0, 1); /* where EVENT_IDX is: the second one, please */
 		unsigned n_signals = d.g.n_queue_signals[0], n_done = backend.n_done;
 		backend.is_mute = true;
 		disk_begin(&d, 0, 0, T_OUT, 1);
