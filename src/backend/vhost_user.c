@@ -3,7 +3,8 @@
  *
  * A message is a header (kind, flags, length of the payload, in the machine's byte order), a payload, and descriptors that
  * travel beside its first byte. One request is under way at a time: it is sent, and if it has an answer that is awaited,
- * so that whatever arrives at any other moment is a violation. With REPLY_ACK, which most backends have, every request
+ * so that whatever arrives at any other moment is a violation. What the backend asks has a socket of its own, which is
+ * served meanwhile. With REPLY_ACK, which most backends have, every request
  * has an answer, and a failure is known where it happens. */
 #include "backend/vhost_user.h"
 
@@ -125,14 +126,13 @@ void vhost_user_close(struct vhost_user *c)
 
 /* --- bytes and descriptors -------------------------------------------------------------------------------------------- */
 
-static int wait_for(const struct vhost_user *c, int fd, short events)
+static int wait_for(const struct vhost_user *c, struct pollfd *p, nfds_t n_fds)
 {
 	for (;;) {
 		uint64_t now = clock_now_ns();
 		if (now >= c->deadline_ns)
 			return -ETIMEDOUT;
-		struct pollfd p = { .fd = fd, .events = events };
-		int n = poll(&p, 1, (int)min_u64((c->deadline_ns - now) / NS_PER_MS + 1, 60000));
+		int n = poll(p, n_fds, (int)min_u64((c->deadline_ns - now) / NS_PER_MS + 1, 60000));
 		if (n > 0)
 			return 0;
 		if (n < 0 && errno != EINTR)
@@ -172,7 +172,8 @@ static int send_bytes(const struct vhost_user *c, int fd, const void *bytes, siz
 		else if (n < 0 && errno != EAGAIN && errno != EINTR)
 			return -errno;
 		else if (n < 0 && errno == EAGAIN) {
-			int rc = wait_for(c, fd, POLLOUT);
+			struct pollfd p = { .fd = fd, .events = POLLOUT };
+			int rc = wait_for(c, &p, 1);
 			if (rc < 0)
 				return rc;
 		}
@@ -223,7 +224,18 @@ static ssize_t receive_some(int fd, void *ret_bytes, size_t n_bytes, int *ret_fd
 	return n == 0 ? -EPIPE : n;
 }
 
-static int receive(const struct vhost_user *c, void *ret_bytes, size_t n_bytes, int *ret_fd)
+/* Some backends ask and await our answer before they give theirs. */
+static int wait_for_answer(struct vhost_user *c)
+{
+	struct pollfd p[] = { { .fd = c->fd, .events = POLLIN }, { .fd = c->request_fd, .events = POLLIN } };
+	struct err why = { 0 };
+	int rc = wait_for(c, p, 2);
+	if (rc >= 0 && p[1].revents && vhost_user_serve(c, &why) < 0)
+		rc = -EBADMSG;
+	return rc;
+}
+
+static int receive(struct vhost_user *c, void *ret_bytes, size_t n_bytes, int *ret_fd)
 {
 	for (size_t n_got = 0; n_got < n_bytes;) {
 		ssize_t n = receive_some(c->fd, (uint8_t *)ret_bytes + n_got, n_bytes - n_got, ret_fd);
@@ -231,7 +243,7 @@ static int receive(const struct vhost_user *c, void *ret_bytes, size_t n_bytes, 
 			n_got += (size_t)n;
 			continue;
 		}
-		int rc = n == -EAGAIN ? wait_for(c, c->fd, POLLIN) : (int)n;
+		int rc = n == -EAGAIN ? wait_for_answer(c) : (int)n;
 		if (rc < 0)
 			return rc;
 	}
@@ -552,7 +564,8 @@ static int more_of_request(struct vhost_user *c, size_t n_wanted, struct err *e)
 	return 1;
 }
 
-int vhost_user_take_request(struct vhost_user *c, uint32_t *ret_request, struct err *e)
+/* 1: a request; 0: none is whole yet. */
+static int take_request(struct vhost_user *c, uint32_t *ret_request, struct err *e)
 {
 	struct header h;
 	int rc = more_of_request(c, sizeof h, e);
@@ -569,7 +582,8 @@ int vhost_user_take_request(struct vhost_user *c, uint32_t *ret_request, struct 
 	return 1;
 }
 
-int vhost_user_answer(struct vhost_user *c, uint64_t value, struct err *e)
+/* The request that was taken last, if an answer is wanted. */
+static int answer_request(struct vhost_user *c, uint64_t value, struct err *e)
 {
 	struct header h;
 	uint8_t message[sizeof h + sizeof value];
@@ -582,4 +596,14 @@ int vhost_user_answer(struct vhost_user *c, uint64_t value, struct err *e)
 	memcpy(message + sizeof h, &value, sizeof value);
 	int rc = send_bytes(c, c->request_fd, message, sizeof message, NULL, 0);
 	return rc < 0 ? err_set_errno(e, -rc, "cannot answer the backend's request") : 0;
+}
+
+int vhost_user_serve(struct vhost_user *c, struct err *e)
+{
+	uint32_t request;
+	int rc = take_request(c, &request, e);
+	if (rc <= 0)
+		return rc;
+	rc = answer_request(c, c->on_request ? c->on_request(c, request) : 1, e);
+	return rc < 0 ? rc : 1;
 }

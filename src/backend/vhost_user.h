@@ -53,6 +53,9 @@ struct vhost_user {
 	uint64_t deadline_ns;       /* for all answers until it is set anew */
 	uint8_t request[12 + 64];   /* as much as has come of a request */
 	unsigned n_request_bytes;
+	/* What a request is answered with: 0 is good. Also in the midst of any function that waits: nothing may be asked of the
+	 * backend here. Set it after connecting; NULL: all are refused. */
+	uint64_t (*on_request)(struct vhost_user *c, uint32_t request);
 };
 
 void vhost_user_init(struct vhost_user *c);
@@ -81,8 +84,5 @@ int vhost_user_start_ring(struct vhost_user *c, const struct vhost_user_ring *r,
 /* The backend takes nothing more from the ring; base: where it would go on. Some have not finished by then what they took. */
 int vhost_user_stop_ring(struct vhost_user *c, unsigned index, uint16_t *ret_base, struct err *e);
 
-/* When c->request_fd is readable. 1: a request, to be answered before anything else is asked of the backend; 0: none is
- * whole yet. */
-int vhost_user_take_request(struct vhost_user *c, uint32_t *ret_request, struct err *e);
-/* Answers the request that was taken last, if an answer is wanted: 0 is good. */
-int vhost_user_answer(struct vhost_user *c, uint64_t value, struct err *e);
+/* When c->request_fd is readable: 1: a request came and is answered; 0: none is whole yet. */
+int vhost_user_serve(struct vhost_user *c, struct err *e);

@@ -13,7 +13,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
-#include <sys/eventfd.h>
 #include <unistd.h>
 
 #define HANDSHAKE_NS (3 * NS_PER_S)
@@ -36,6 +35,9 @@ static int check_backend(struct vhost_user_device *d, struct err *e)
 	uint64_t n_queues, missing = d->needed & ~d->c.features;
 	if (missing)
 		return err_set(e, EPROTO, "the backend lacks features 0x%llx", (unsigned long long)missing);
+	if (d->c.features & d->barred)
+		return err_set(e, EPROTO, "the backend has features 0x%llx, which its predecessor had not",
+		               (unsigned long long)(d->c.features & d->barred));
 	if (!(d->c.protocol_features & VHOST_USER_PROTOCOL_F_CONFIG))
 		return err_set(e, EPROTO, "the backend has no configuration space (protocol feature CONFIG)");
 	if (d->v.has_foreign_rings && !(d->c.protocol_features & VHOST_USER_PROTOCOL_F_INFLIGHT_SHMFD))
@@ -54,10 +56,14 @@ static int fetch_space(struct vhost_user_device *d, uint8_t *ret_space, const ui
 	return rc < 0 ? rc : d->kind->check_space(d, ret_space, was, e);
 }
 
+static uint64_t on_asked(struct vhost_user *c, uint32_t request);
+
 static int shake_hands(struct vhost_user_device *d, struct err *e)
 {
 	uint64_t wanted = VHOST_USER_PROTOCOL_F_MQ | VHOST_USER_PROTOCOL_F_REPLY_ACK | VHOST_USER_PROTOCOL_F_BACKEND_REQ |
 	                  VHOST_USER_PROTOCOL_F_CONFIG | VHOST_USER_PROTOCOL_F_INFLIGHT_SHMFD;
+	if (d->is_relayed) /* rings of ours start without an account, which backends that promise one do not take */
+		wanted &= ~VHOST_USER_PROTOCOL_F_INFLIGHT_SHMFD;
 	if (n_regions(d) > VHOST_USER_MAX_TABLE)
 		wanted |= VHOST_USER_PROTOCOL_F_CONFIGURE_MEM_SLOTS;
 	int rc = vhost_user_connect(&d->c, d->socket, e);
@@ -66,6 +72,7 @@ static int shake_hands(struct vhost_user_device *d, struct err *e)
 		rc = vhost_user_negotiate(&d->c, wanted, e);
 	if (rc >= 0)
 		rc = check_backend(d, e);
+	d->c.on_request = on_asked;
 	if (rc >= 0)
 		rc = vhost_user_open_requests(&d->c, e);
 	return rc;
@@ -121,53 +128,78 @@ static void copy_space(struct vhost_user_device *d, uint8_t *ret_space)
 	(void)pthread_mutex_unlock(&d->v.lock);
 }
 
-/* The driver's own last word in it is kept. */
+/* The driver's own last word in it is kept: also one of a moment ago. */
+static void take_space(struct vhost_user_device *d, uint8_t *space)
+{
+	struct virtio_device *v = &d->v;
+	bool is_told = false;
+	(void)pthread_mutex_lock(&v->lock);
+	memcpy(space + d->written_offset, d->written, d->n_written);
+	if (memcmp(space, v->space, v->cls->n_space_bytes) != 0)
+		is_told = virtio_space_put(v, 0, space, v->cls->n_space_bytes);
+	(void)pthread_mutex_unlock(&v->lock);
+	if (is_told)
+		virtio_signal_config(v);
+}
+
+/* 0 also when there is nothing to tell. */
+static int tell_written(struct vhost_user_device *d, struct err *e)
+{
+	uint8_t bytes[VHOST_USER_MAX_WRITE];
+	(void)pthread_mutex_lock(&d->v.lock);
+	unsigned offset = d->written_offset, n_bytes = d->n_written;
+	memcpy(bytes, d->written, sizeof bytes);
+	(void)pthread_mutex_unlock(&d->v.lock);
+	return n_bytes ? vhost_user_set_config(&d->c, offset, bytes, n_bytes, e) : 0;
+}
+
 static int refresh_space(struct vhost_user_device *d, struct err *e)
 {
-	uint8_t was[VIRTIO_MAX_SPACE_BYTES], space[VIRTIO_MAX_SPACE_BYTES], written[VHOST_USER_MAX_WRITE];
-	(void)pthread_mutex_lock(&d->v.lock);
-	unsigned offset = d->written_offset, n_written = d->n_written;
-	memcpy(written, d->written, sizeof written);
-	(void)pthread_mutex_unlock(&d->v.lock);
-
-	int rc = n_written ? vhost_user_set_config(&d->c, offset, written, n_written, e) : 0;
+	uint8_t was[VIRTIO_MAX_SPACE_BYTES], space[VIRTIO_MAX_SPACE_BYTES];
+	d->is_outdated = false;
+	int rc = tell_written(d, e);
 	copy_space(d, was);
 	if (rc >= 0)
 		rc = fetch_space(d, space, was, e);
-	if (rc < 0)
-		return rc;
-	memcpy(space + offset, written, n_written);
-	if (memcmp(space, was, d->v.cls->n_space_bytes) != 0)
-		virtio_space_update(&d->v, 0, space, d->v.cls->n_space_bytes);
-	return 0;
+	if (rc >= 0)
+		take_space(d, space);
+	return rc;
 }
 
 static void on_request(struct source *s, uint32_t events)
 {
 	struct vhost_user_device *d = container_of(s, struct vhost_user_device, requests);
 	struct err e = { 0 };
-	uint32_t request;
 	(void)events;
-
 	vhost_user_set_deadline(d, REQUEST_NS);
-	int rc = vhost_user_take_request(&d->c, &request, &e);
-	if (rc == 0)
-		return;
-	bool is_known = rc > 0 && request == VHOST_USER_BACKEND_CONFIG_CHANGE_MSG;
-	if (rc > 0)
-		rc = vhost_user_answer(&d->c, !is_known, &e);
-	if (rc < 0) {
+	if (vhost_user_serve(&d->c, &e) < 0)
 		vhost_user_lose(d, e.text);
-		return;
-	}
-	if (!is_known)
-		return;
+}
+
+static void on_outdated(struct loop_message *m)
+{
+	struct vhost_user_device *d = container_of(m, struct vhost_user_device, outdated);
+	struct err e = { 0 };
+	if (d->c.fd < 0 || !d->is_outdated)
+		return; /* a reconnection asks anyway */
 	vhost_user_set_deadline(d, HANDSHAKE_NS);
-	rc = refresh_space(d, &e);
+	int rc = refresh_space(d, &e);
 	if (rc == -EINVAL && may_log(d)) /* the space itself is not acceptable; the connection is well */
 		log_warn(&d->v.log, "the backend's new configuration is not taken over: %s", e.text);
 	else if (rc < 0 && rc != -EINVAL)
 		vhost_user_lose(d, e.text);
+}
+
+/* Main thread while the device is made, else the loop's: the backend may say so while it is asked for something else. */
+static uint64_t on_asked(struct vhost_user *c, uint32_t request)
+{
+	struct vhost_user_device *d = container_of(c, struct vhost_user_device, c);
+	if (request != VHOST_USER_BACKEND_CONFIG_CHANGE_MSG)
+		return 1;
+	d->is_outdated = true;
+	if (d->is_made)
+		loop_post(d->thread.loop, &d->outdated, on_outdated);
+	return 0;
 }
 
 static int watch(struct vhost_user_device *d, struct err *e)
@@ -198,7 +230,7 @@ static void on_retry(struct timer *t)
 	int rc = reconnect(d, &e);
 	uint64_t now = clock_now_ns();
 	if (rc < 0) {
-		bool is_absent = rc == -ENOENT || rc == -ECONNREFUSED;
+		bool is_absent = rc == -ENOENT || rc == -ECONNREFUSED || rc == -EAGAIN;
 		if (!is_absent && may_log(d))
 			log_warn(&d->v.log, "the backend at '%s' is not taken back: %s", d->socket, e.text);
 		disconnect(d);
@@ -215,16 +247,11 @@ static void on_retry(struct timer *t)
 static void on_space_written(struct loop_message *m)
 {
 	struct vhost_user_device *d = container_of(m, struct vhost_user_device, write_space);
-	uint8_t bytes[VHOST_USER_MAX_WRITE];
 	struct err e = { 0 };
-	(void)pthread_mutex_lock(&d->v.lock);
-	unsigned offset = d->written_offset, n_bytes = d->n_written;
-	memcpy(bytes, d->written, sizeof bytes);
-	(void)pthread_mutex_unlock(&d->v.lock);
-	if (n_bytes == 0 || d->c.fd < 0)
+	if (d->c.fd < 0)
 		return; /* a reconnection tells it */
 	vhost_user_set_deadline(d, HANDSHAKE_NS);
-	if (vhost_user_set_config(&d->c, offset, bytes, n_bytes, &e) < 0)
+	if (tell_written(d, &e) < 0)
 		vhost_user_lose(d, e.text);
 }
 
@@ -271,12 +298,7 @@ static int make_queues(struct vhost_user_device *d, struct err *e)
 	for (unsigned i = 0; i < v->n_queues; i++)
 		d->queues[i] = (struct vhost_user_queue){ .d = d, .index = i, .kick_fd = -1, .call_fd = -1 };
 	for (unsigned i = 0; i < v->n_queues; i++) {
-		struct vhost_user_queue *q = &d->queues[i];
-		q->kick_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-		q->call_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-		if (q->kick_fd < 0 || q->call_fd < 0)
-			return err_set_errno(e, errno, "%s: cannot make an event descriptor", v->id);
-		int rc = vhost_user_relay_init(&q->relay, v, i, e);
+		int rc = vhost_user_relay_init(&d->queues[i].relay, v, i, e);
 		if (rc < 0)
 			return rc;
 	}
@@ -298,8 +320,11 @@ static int watch_first(void *arg)
 	struct vhost_user_device *d = arg;
 	struct err e = { 0 };
 	d->connected_ns = clock_now_ns();
+	d->is_made = true;
 	if (watch(d, &e) < 0)
 		vhost_user_lose(d, e.text);
+	else if (d->is_outdated)
+		loop_post(d->thread.loop, &d->outdated, on_outdated);
 	return 0;
 }
 
@@ -309,6 +334,7 @@ static void offer_features(struct vhost_user_device *d)
 	d->is_relayed = !(d->c.protocol_features & VHOST_USER_PROTOCOL_F_INFLIGHT_SHMFD);
 	d->v.has_foreign_rings = !d->is_relayed;
 	d->needed = rings | (d->kind->features & d->c.features);
+	d->barred = d->kind->restrictions & ~d->c.features;
 	d->v.offered = d->needed;
 	if (d->is_relayed) { /* between the driver and us */
 		d->v.offered |= VIRTIO_F_EVENT_IDX;
@@ -368,11 +394,8 @@ void vhost_user_device_close(struct virtio_device *v)
 		(void)loop_call(d->thread.loop, end_on_loop, d);
 		loop_thread_stop(&d->thread);
 	}
-	for (unsigned i = 0; d->queues && i < v->n_queues; i++) {
-		fd_close(&d->queues[i].kick_fd);
-		fd_close(&d->queues[i].call_fd);
+	for (unsigned i = 0; d->queues && i < v->n_queues; i++)
 		vhost_user_relay_done(&d->queues[i].relay);
-	}
 	fd_close(&d->inflight.fd);
 	free(ptr_take(d->queues));
 	free(ptr_take(d->scratch));

@@ -16,6 +16,7 @@ struct vhost_user_device;
 
 struct vhost_user_kind {
 	uint64_t features; /* that the backend may offer to the driver, besides those of rings */
+	uint64_t restrictions; /* among them: what a backend may not have when the first one did not */
 	/* A configuration space that came from the backend: makes of it what the driver is to read, or refuses it. was: what
 	 * the driver reads so far; NULL: nothing, the device is being made. Main thread then, else the device's loop. */
 	int (*check_space)(struct vhost_user_device *d, uint8_t *space, const uint8_t *was, struct err *e);
@@ -37,7 +38,7 @@ struct vhost_user_queue { /* the loop's */
 	bool has_run;    /* since the driver's reset */
 	bool has_base;   /* the backend said where it would go on, and has finished what was before it */
 	uint16_t base;
-	int kick_fd, call_fd; /* kick_fd: of relayed rings */
+	int kick_fd, call_fd; /* while it runs; kick_fd: of relayed rings */
 	struct source call;
 	struct vhost_user_relay relay;
 };
@@ -51,6 +52,7 @@ struct vhost_user_device {
 	struct loop_thread thread;
 	bool is_relayed;       /* for good: decided by what the first backend can do */
 	uint64_t needed;       /* features that each backend has to have */
+	uint64_t barred;       /* and that none may */
 
 	/* The loop's */
 	struct vhost_user c;
@@ -58,6 +60,11 @@ struct vhost_user_device {
 	struct timer retry;
 	uint64_t retry_ns, lost_ns, connected_ns;
 	bool is_set_up; /* the backend has features and memory */
+	bool is_stopping;             /* whether queues are being stopped or started: one transition after the other */
+	uint64_t transition_waited_ns; /* for the backend, over all queues of the present one */
+	bool is_made;     /* the connection is the loop's alone */
+	bool is_outdated; /* the backend says that its configuration space has changed */
+	struct loop_message outdated;
 	struct vhost_user_inflight inflight;
 	uint8_t *rings; /* of all relayed queues, one after the other */
 	int rings_fd;

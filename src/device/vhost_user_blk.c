@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* What is the backend's word in the configuration space is passed on, but for what we know better: the number of queues. */
+/* What is the backend's word in the configuration space is passed on, but for what we know better: the number of queues, and
+ * how many segments fit one. */
 #include "device/vhost_user_blk.h"
 
 #include "base/bytes.h"
@@ -28,6 +29,10 @@ enum {
 	SPACE_BLK_SIZE = 20,
 	SPACE_WRITEBACK = 32,
 	SPACE_NUM_QUEUES = 34,
+	SPACE_MAX_DISCARD_SECTORS = 36,
+	SPACE_MAX_DISCARD_SEG = 40,
+	SPACE_MAX_WRITE_ZEROES_SECTORS = 48,
+	SPACE_MAX_WRITE_ZEROES_SEG = 52,
 	SPACE_BYTES = 60,
 };
 
@@ -45,6 +50,38 @@ static int check_limit(struct vhost_user_device *d, uint64_t feature, uint32_t l
 	d->v.offered &= ~feature;
 	d->needed &= ~feature;
 	return 0;
+}
+
+/* What the driver's requests go by, with the features that make the fields be read. */
+static const struct {
+	uint64_t feature;
+	unsigned offset;
+	const char *name;
+} limits[] = {
+	{ VIRTIO_BLK_F_SIZE_MAX, SPACE_SIZE_MAX, "bytes of a segment" },
+	{ VIRTIO_BLK_F_SEG_MAX, SPACE_SEG_MAX, "segments" },
+	{ VIRTIO_BLK_F_DISCARD, SPACE_MAX_DISCARD_SECTORS, "sectors to discard" },
+	{ VIRTIO_BLK_F_DISCARD, SPACE_MAX_DISCARD_SEG, "segments to discard" },
+	{ VIRTIO_BLK_F_WRITE_ZEROES, SPACE_MAX_WRITE_ZEROES_SECTORS, "sectors to zero" },
+	{ VIRTIO_BLK_F_WRITE_ZEROES, SPACE_MAX_WRITE_ZEROES_SEG, "segments to zero" },
+};
+
+/* A driver reads them once: they may grow, and that is for the next driver. 0 counts as no limit. */
+static int check_no_less(const struct vhost_user_device *d, const uint8_t *space, const uint8_t *was, struct err *e)
+{
+	for (size_t i = 0; i < sizeof limits / sizeof *limits; i++) {
+		uint32_t now = get_le32(space + limits[i].offset), before = get_le32(was + limits[i].offset);
+		if ((d->v.offered & limits[i].feature) && now - 1 < before - 1)
+			return err_set(e, EINVAL, "its limit of %s has shrunk from %u to %u", limits[i].name, before, now);
+	}
+	return 0;
+}
+
+/* Header and status take a descriptor each; a longer chain than the queue would break the driver's ring. */
+static void bound_segments(const struct vhost_user_device *d, uint8_t *space)
+{
+	uint64_t most = d->v.queue_size > 2 ? d->v.queue_size - 2 : 1;
+	put_le32(space + SPACE_SEG_MAX, (uint32_t)min_u64(get_le32(space + SPACE_SEG_MAX), most));
 }
 
 /* -EINVAL for what is said of the disk: the connection goes on with what was said before. */
@@ -68,6 +105,10 @@ static int check_space(struct vhost_user_device *d, uint8_t *space, const uint8_
 	int rc = check_limit(d, VIRTIO_BLK_F_SIZE_MAX, get_le32(space + SPACE_SIZE_MAX), was, e);
 	if (rc >= 0)
 		rc = check_limit(d, VIRTIO_BLK_F_SEG_MAX, get_le32(space + SPACE_SEG_MAX), was, e);
+	if (rc >= 0 && (d->v.offered & VIRTIO_BLK_F_SEG_MAX))
+		bound_segments(d, space);
+	if (rc >= 0 && was)
+		rc = check_no_less(d, space, was, e);
 	if (rc < 0)
 		return rc;
 	put_le16(space + SPACE_NUM_QUEUES, d->v.offered & VIRTIO_BLK_F_MQ ? (uint16_t)d->v.n_queues : 0);
@@ -83,6 +124,7 @@ static const struct vhost_user_kind disk_kind = {
 	.features = VIRTIO_BLK_F_SIZE_MAX | VIRTIO_BLK_F_SEG_MAX | VIRTIO_BLK_F_GEOMETRY | VIRTIO_BLK_F_RO |
 	            VIRTIO_BLK_F_BLK_SIZE | VIRTIO_BLK_F_FLUSH | VIRTIO_BLK_F_TOPOLOGY | VIRTIO_BLK_F_CONFIG_WCE |
 	            VIRTIO_BLK_F_MQ | VIRTIO_BLK_F_DISCARD | VIRTIO_BLK_F_WRITE_ZEROES,
+	.restrictions = VIRTIO_BLK_F_RO,
 	.check_space = check_space,
 	.may_write = may_write,
 };

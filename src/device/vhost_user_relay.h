@@ -22,7 +22,7 @@ struct vhost_user_relay {
 	struct vhost_user_relay_head *heads; /* queue_size of them, and the list's own */
 	unsigned n_in_flight;
 	/* While attached */
-	struct span avail, used; /* host NULL: detached */
+	struct span avail, used; /* without bytes: detached */
 	uint16_t n_offered, n_done; /* free-running */
 };
 

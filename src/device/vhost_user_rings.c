@@ -24,29 +24,25 @@
 #include "base/checked.h"
 #include "base/cleanup.h"
 #include "base/clock.h"
+#include "base/event_fd.h"
 
 #include <assert.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <sys/epoll.h>
+#include <sys/eventfd.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
 #define STOP_NS (10 * NS_PER_S) /* slow storage may need some of it */
-#define SLOW_STOP_NS (5 * NS_PER_S)
-#define LOOK_AGAIN_NS (500 * 1000)
+#define LOOK_AGAIN_MS 1
 
 #define RING_IDX 2u
 
 static uint64_t address_of(struct span s)
 {
 	return (uint64_t)(uintptr_t)s.host;
-}
-
-static void raise_event(int fd)
-{
-	uint64_t one = 1;
-	(void)!write(fd, &one, sizeof one); /* a full counter is as good */
 }
 
 /* --- memory ----------------------------------------------------------------------------------------------------------- */
@@ -148,10 +144,36 @@ static uint16_t used_index(const struct vhost_user_queue *q)
 	return span_load_le16(q->d->v.queues[q->index].used, RING_IDX);
 }
 
+static void on_call(struct source *s, uint32_t events);
+
+static void close_events(struct vhost_user_queue *q)
+{
+	loop_remove(&q->call);
+	fd_close(&q->call_fd);
+	fd_close(&q->kick_fd);
+}
+
+/* Fresh ones each time, as memory: a process that was a backend once would take kicks from the one that is.
+ * Not yet so for kicks of the driver's own rings: theirs is the ioeventfd, which each backend gets in turn. */
+static int open_events(struct vhost_user_queue *q, struct err *e)
+{
+	struct vhost_user_device *d = q->d;
+	close_events(q);
+	q->call_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	if (d->is_relayed)
+		q->kick_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	if (q->call_fd < 0 || (d->is_relayed && q->kick_fd < 0))
+		return err_set_errno(e, errno, "cannot make an event descriptor");
+	return loop_add(d->thread.loop, &q->call, q->call_fd, EPOLLIN, on_call, e);
+}
+
 static int start_ring(struct vhost_user_queue *q, struct err *e)
 {
 	struct vhost_user_device *d = q->d;
 	const struct queue *vq = &d->v.queues[q->index];
+	int rc = open_events(q, e);
+	if (rc < 0)
+		return rc;
 	struct vhost_user_ring r = {
 		.index = q->index,
 		.size = vq->config.size,
@@ -173,11 +195,11 @@ static int start_ring(struct vhost_user_queue *q, struct err *e)
 		r.kick_fd = d->v.slots[q->index].kick_fd;
 		r.base = q->has_base ? q->base : q->has_run ? used_index(q) : 0;
 	}
-	int rc = vhost_user_start_ring(&d->c, &r, e);
+	rc = vhost_user_start_ring(&d->c, &r, e);
 	if (rc < 0)
 		return rc;
-	/* There may be chains of before, and the last backend may have died between its work and its call. */
-	raise_event(r.kick_fd);
+	/* There may be chains of before, and the last backend may have worked on while we had given it up. */
+	event_fd_raise(r.kick_fd);
 	if (q->has_run && !d->is_relayed)
 		virtio_signal_foreign(&d->v, q->index);
 	q->is_running = q->has_run = true;
@@ -198,8 +220,11 @@ void vhost_user_drop_rings(struct vhost_user_device *d)
 		if (q->is_running && d->is_relayed) {
 			(void)vhost_user_relay_give_back(&q->relay);
 			virtio_signal(&d->v, i);
+		} else if (q->is_running) { /* it may have died between its work and its call */
+			virtio_signal_foreign(&d->v, i);
 		}
 		q->is_running = false;
+		close_events(q);
 	}
 	free_rings(d);
 	d->is_set_up = false;
@@ -210,9 +235,8 @@ void vhost_user_drop_rings(struct vhost_user_device *d)
 static void on_call(struct source *s, uint32_t events)
 {
 	struct vhost_user_queue *q = container_of(s, struct vhost_user_queue, call);
-	uint64_t n;
 	(void)events;
-	if (read(s->fd, &n, sizeof n) != sizeof n || !q->is_running)
+	if (!event_fd_take(s->fd) || !q->is_running)
 		return;
 	if (!q->d->is_relayed) {
 		virtio_signal_foreign(&q->d->v, q->index);
@@ -230,7 +254,23 @@ void vhost_user_device_kick(struct virtio_device *v, unsigned queue)
 	struct vhost_user_queue *q = &d->queues[queue];
 	assert(d->is_relayed);
 	if (vhost_user_relay_take(&q->relay, d->scratch) && q->is_running)
-		raise_event(q->kick_fd);
+		event_fd_raise(q->kick_fd);
+}
+
+/* Each queue of a transition may wait for what the ones before it have left: whoever waits for all of them does so for no
+ * longer than for one. Queues are started all, then stopped all. */
+static uint64_t begin_wait(struct vhost_user_device *d, bool is_stopping, uint64_t budget_ns)
+{
+	if (d->is_stopping != is_stopping)
+		d->transition_waited_ns = 0;
+	d->is_stopping = is_stopping;
+	vhost_user_set_deadline(d, budget_ns - min_u64(budget_ns, d->transition_waited_ns));
+	return clock_now_ns();
+}
+
+static void end_wait(struct vhost_user_device *d, uint64_t began_ns)
+{
+	d->transition_waited_ns += clock_now_ns() - began_ns;
 }
 
 int vhost_user_device_start(struct virtio_device *v, unsigned queue, struct err *e)
@@ -238,13 +278,12 @@ int vhost_user_device_start(struct virtio_device *v, unsigned queue, struct err 
 	struct vhost_user_device *d = vhost_user_device_of(v);
 	struct vhost_user_queue *q = &d->queues[queue];
 	struct err why = { 0 };
-	int rc = loop_add(v->io_loop, &q->call, q->call_fd, EPOLLIN, on_call, e);
-	if (rc < 0)
-		return rc;
+	(void)e;
 	q->is_wanted = true;
-	vhost_user_set_deadline(d, VHOST_USER_HAND_OVER_NS);
+	uint64_t start = begin_wait(d, false, VHOST_USER_HAND_OVER_NS);
 	if (d->c.fd >= 0 && vhost_user_hand_over(q, &why) < 0)
 		vhost_user_lose(d, why.text); /* the driver's device is well, it only has to wait */
+	end_wait(d, start);
 	return 0;
 }
 
@@ -256,14 +295,15 @@ static bool is_drained(const struct vhost_user_queue *q, uint16_t base)
 static int take_back(struct vhost_user_queue *q, struct err *e)
 {
 	struct vhost_user_device *d = q->d;
-	vhost_user_set_deadline(d, STOP_NS);
 	int rc = vhost_user_stop_ring(&d->c, q->index, &q->base, e);
 	if (rc < 0)
 		return rc;
 	while (!is_drained(q, q->base)) {
 		if (clock_now_ns() >= d->c.deadline_ns)
 			return err_set(e, ETIMEDOUT, "queue %u: it does not finish what it has begun", q->index);
-		vhost_user_nap(LOOK_AGAIN_NS);
+		struct pollfd p = { .fd = d->c.fd, .events = POLLRDHUP };
+		if (poll(&p, 1, LOOK_AGAIN_MS) > 0)
+			return err_set(e, EPIPE, "queue %u: it ends before it has finished what it has begun", q->index);
 	}
 	q->has_base = true;
 	if (d->is_relayed && vhost_user_relay_give_back(&q->relay) < 0)
@@ -276,18 +316,18 @@ void vhost_user_device_stop(struct virtio_device *v, unsigned queue)
 	struct vhost_user_device *d = vhost_user_device_of(v);
 	struct vhost_user_queue *q = &d->queues[queue];
 	struct err e = { 0 };
-	loop_remove(&q->call);
 	q->is_wanted = false;
+	uint64_t start = begin_wait(d, true, STOP_NS);
 	if (!q->is_running)
 		return;
-	uint64_t start = clock_now_ns();
-	if (take_back(q, &e) < 0) {
+	int rc = take_back(q, &e);
+	end_wait(d, start);
+	if (rc < 0) {
 		vhost_user_lose(d, e.text);
 		return;
 	}
 	q->is_running = false;
-	if (clock_now_ns() - start > SLOW_STOP_NS)
-		vhost_user_lose(d, "it takes long to stop a queue, and we do not wait like that for each");
+	close_events(q);
 	/* What was done last may not have been called for: the backend's descriptor is gone by then. */
 	if (d->is_relayed)
 		virtio_signal(v, queue);
@@ -300,16 +340,16 @@ static int reset_on_loop(void *arg)
 	struct vhost_user_device *d = arg;
 	for (unsigned i = 0; i < d->v.n_queues; i++) {
 		struct vhost_user_queue *q = &d->queues[i];
-		uint64_t n;
 		assert(!q->is_wanted && !q->is_running);
 		q->has_run = q->has_base = false;
 		if (d->is_relayed)
 			vhost_user_relay_forget(&q->relay);
-		(void)!read(q->call_fd, &n, sizeof n); /* a call for the old life */
-		(void)!read(q->kick_fd, &n, sizeof n);
 	}
 	free_rings(d);
 	fd_close(&d->inflight.fd);
+	/* Regions that do not fit a table are said once a connection. */
+	if (d->is_set_up && d->v.mem->n_regions + d->is_relayed > VHOST_USER_MAX_TABLE)
+		vhost_user_lose(d, "it is left, to learn of the memory anew");
 	d->is_set_up = false;
 	(void)pthread_mutex_lock(&d->v.lock);
 	d->n_written = 0;

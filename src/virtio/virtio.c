@@ -9,6 +9,7 @@
 
 #include "base/checked.h"
 #include "base/cleanup.h"
+#include "base/event_fd.h"
 #include "base/host_cpus.h"
 
 #include <assert.h>
@@ -307,8 +308,7 @@ static void stop_queues(struct virtio_device *v)
 		loop_flush(s->loop); /* `again` may be pending */
 		loop_thread_stop(&s->thread);
 		s->loop = NULL;
-		uint64_t n;
-		(void)!read(s->kick_fd, &n, sizeof n); /* a kick for the old life */
+		(void)event_fd_take(s->kick_fd); /* a kick for the old life */
 	}
 	v->is_started = v->is_paused = false;
 }
@@ -599,16 +599,27 @@ void virtio_space_write(struct virtio_device *v, uint64_t offset, const uint8_t 
 		           (unsigned long long)offset);
 }
 
-void virtio_space_update(struct virtio_device *v, unsigned offset, const void *bytes, unsigned n_bytes)
+bool virtio_space_put(struct virtio_device *v, unsigned offset, const void *bytes, unsigned n_bytes)
 {
 	assert(is_in_space(v, offset, n_bytes));
-	(void)pthread_mutex_lock(&v->lock);
-	bool is_live = (v->status & VIRTIO_STATUS_DRIVER_OK) != 0;
 	memcpy(v->space + offset, bytes, n_bytes);
 	atomic_fetch_add(&v->config_generation, 1);
-	(void)pthread_mutex_unlock(&v->lock);
-	if (is_live && v->ops)
+	return (v->status & VIRTIO_STATUS_DRIVER_OK) != 0;
+}
+
+void virtio_signal_config(struct virtio_device *v)
+{
+	if (v->ops)
 		v->ops->signal_config(v->transport);
+}
+
+void virtio_space_update(struct virtio_device *v, unsigned offset, const void *bytes, unsigned n_bytes)
+{
+	(void)pthread_mutex_lock(&v->lock);
+	bool is_told = virtio_space_put(v, offset, bytes, n_bytes);
+	(void)pthread_mutex_unlock(&v->lock);
+	if (is_told)
+		virtio_signal_config(v);
 }
 
 uint32_t virtio_config_generation(struct virtio_device *v)
@@ -627,6 +638,5 @@ void virtio_kick(struct virtio_device *v, unsigned queue)
 		guest_warn(&v->log, &v->guest_limit, "queue %u is kicked; there are %u", queue, v->n_queues);
 		return;
 	}
-	uint64_t one = 1;
-	(void)!write(v->slots[queue].kick_fd, &one, sizeof one);
+	event_fd_raise(v->slots[queue].kick_fd);
 }

@@ -205,6 +205,9 @@ void virtio_kick_again(struct virtio_device *v, unsigned queue);
 void virtio_needs_reset(struct virtio_device *v, unsigned queue, enum queue_fault why);
 /* Any thread: new bytes in v->space (copied under the lock), generation up, the driver told, at DRIVER_OK if need be. */
 void virtio_space_update(struct virtio_device *v, unsigned offset, const void *bytes, unsigned n_bytes);
+/* Its two halves, for who has to look under the lock at what the driver wrote. True: the driver is to be told, without it. */
+bool virtio_space_put(struct virtio_device *v, unsigned offset, const void *bytes, unsigned n_bytes);
+void virtio_signal_config(struct virtio_device *v);
 static inline bool virtio_has_feature(const struct virtio_device *v, uint64_t bit)
 {
 	return (v->acked & bit) != 0;

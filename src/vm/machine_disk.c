@@ -12,7 +12,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Backends are often started together with the machine. */
+/* Backends are often started together with the machine, not with a disk that comes later: the main thread would wait. */
 #define BACKEND_WAIT_NS (5 * NS_PER_S)
 
 struct disk {
@@ -105,17 +105,38 @@ static int open_image(struct machine *m, struct attached *a, const struct disk_c
 	return rc < 0 ? rc : make_device(m, a, c, limit, e);
 }
 
+static void warn_of_no_effect(struct machine *m, const struct disk_config *c)
+{
+	struct log log = { .sink = m->p.log_sink, .object = c->id };
+	const struct {
+		bool is_said;
+		const char *name;
+	} options[] = {
+		{ c->serial, "serial" }, { c->direct, "direct" }, { c->sync != SYNC_FULL, "sync" },
+		{ c->image_type != IMAGE_UNKNOWN, "image_type" }, { !c->sparse, "sparse" },
+	};
+	for (size_t i = 0; i < sizeof options / sizeof *options; i++) {
+		if (options[i].is_said)
+			log_warn(&log, "%s has no effect with vhost_user: it is the backend's matter", options[i].name);
+	}
+}
+
 /* One that another process serves: what else is said of the image is said to that process. */
 static int open_vhost(struct machine *m, struct attached *a, const struct disk_config *c, struct err *e)
 {
 	struct vhost_user_blk_params p = {
-		.common = { .socket = c->vhost_socket, .n_queues = (unsigned)c->num_queues, .connect_wait_ns = BACKEND_WAIT_NS },
+		.common = {
+			.socket = c->vhost_socket,
+			.n_queues = (unsigned)c->num_queues,
+			.connect_wait_ns = m->has_hotplug ? 0 : BACKEND_WAIT_NS,
+		},
 		.is_readonly = c->readonly,
 	};
 	struct virtio_params how = { .queue_size = c->queue_size };
 	/* It knows the guest's RAM only, where a buffer of a guest with DAX need not be. */
 	if (machine_has_kind(m, &machine_pmem))
 		return err_set(e, ENOTSUP, "%s: not supported yet: --disk vhost_user beside --pmem", c->id);
+	warn_of_no_effect(m, c);
 	return machine_make_virtio(m, a, &vhost_user_blk, &how, &p, e);
 }
 

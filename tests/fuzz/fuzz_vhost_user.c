@@ -113,8 +113,8 @@ static void messages(struct input *in, bool is_request)
 	if (is_request) {
 		c.request_fd = ends[0];
 		c.protocol_features = VHOST_USER_PROTOCOL_F_REPLY_ACK;
-		for (uint32_t request; vhost_user_take_request(&c, &request, &e) > 0;)
-			(void)vhost_user_answer(&c, request, NULL);
+		while (vhost_user_serve(&c, &e) > 0)
+			;
 	} else {
 		c.fd = ends[0];
 		int rc = converse(&c, &inflight, &e);

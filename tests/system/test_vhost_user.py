@@ -4,6 +4,7 @@ writes, added to a running guest and taken away. The daemon (7.2) keeps no accou
 import shutil
 import subprocess
 import time
+from pathlib import Path
 
 import pytest
 
@@ -31,9 +32,14 @@ class Daemon:
         with self.errors.open("ab") as errors:
             self.process = subprocess.Popen(self.words, stdin=subprocess.DEVNULL, stdout=errors, stderr=errors)
         end = time.monotonic() + SECONDS
-        while not self.socket.exists():
+        while not self.is_listening():
             assert self.process.poll() is None and time.monotonic() < end, self.errors.read_text()
             time.sleep(0.01)
+
+    def is_listening(self):
+        """The name is there a moment before."""
+        sockets = Path("/proc/net/unix").read_text().splitlines()[1:]
+        return any(line.endswith(f" {self.socket}") and line.split()[3] == "00010000" for line in sockets)
 
     def kill(self):
         self.process.kill()

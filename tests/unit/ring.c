@@ -112,7 +112,7 @@ static void signal_config(void *transport)
 
 static const struct virtio_transport_ops rig_ops = { .signal_queue = signal_queue, .signal_config = signal_config };
 
-static int open_device(struct rig *g, const struct virtio_class *cls, const void *params, uint16_t queue_size, struct err *e)
+int rig_open_here(struct rig *g, const struct virtio_class *cls, const void *params, uint16_t queue_size, struct err *e)
 {
 	must(loop_new(&g->loop, NULL) == 0, "no loop");
 	struct virtio_params p = { .id = "_test0", .mem = &g->mem, .io_loop = g->loop, .queue_size = queue_size };
@@ -130,14 +130,14 @@ void rig_open(struct rig *g, const struct virtio_class *cls, const void *params,
 	struct err e = { 0 };
 	memset(g, 0, sizeof *g);
 	ring_memory_new(&g->mem, false);
-	must(open_device(g, cls, params, queue_size, &e) == 0, e.text);
+	must(rig_open_here(g, cls, params, queue_size, &e) == 0, e.text);
 }
 
 int rig_open_shared(struct rig *g, const struct virtio_class *cls, const void *params, uint16_t queue_size, struct err *e)
 {
 	memset(g, 0, sizeof *g);
 	ring_memory_new(&g->mem, true);
-	int rc = open_device(g, cls, params, queue_size, e);
+	int rc = rig_open_here(g, cls, params, queue_size, e);
 	if (rc < 0)
 		rig_close(g);
 	return rc;

@@ -65,6 +65,8 @@ bool ring_take(struct ring *r, struct ring_used *ret_u); /* the next used elemen
 void rig_open(struct rig *g, const struct virtio_class *cls, const void *params, uint16_t queue_size);
 /* As that, with memory that other processes can map; the device's own error when it cannot be made: nothing is open then. */
 int rig_open_shared(struct rig *g, const struct virtio_class *cls, const void *params, uint16_t queue_size, struct err *e);
+/* In memory that is there already, in a rig of zeroes. */
+int rig_open_here(struct rig *g, const struct virtio_class *cls, const void *params, uint16_t queue_size, struct err *e);
 /* ACKNOWLEDGE to DRIVER_OK with these features (VERSION_1 is added). */
 void rig_start(struct rig *g, uint64_t features);
 void rig_start_queues(struct rig *g, uint64_t features, unsigned n_queues);

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Disks that come and go on a running machine, whose guest is a few instructions at the hotplug registers. */
 #include "base/checked.h"
+#include "base/clock.h"
 #include "machine_kit.h"
 #include "vhost_backend.h"
 #include "vm/events.h"
@@ -78,10 +79,20 @@ TEST(a_disk_comes_and_goes_a_hundred_times)
 	(void)close(i.fd);
 }
 
+static _Atomic unsigned n_warnings;
+
+static void count_warnings(void *context, const struct log_record *r)
+{
+	(void)context;
+	if (r->level == LOG_WARN && strstr(r->text, "has no effect with vhost_user"))
+		n_warnings++;
+}
+
 /* It goes also while the other process is away. */
 TEST(a_disk_of_another_process_comes_and_goes)
 {
 	static struct vhost_backend backend;
+	static const struct log_sink sink = { .write = count_warnings, .max_level = LOG_WARN };
 	struct driver d;
 	struct pci_device_info info;
 	struct err e = { 0 };
@@ -92,11 +103,21 @@ TEST(a_disk_of_another_process_comes_and_goes)
 	boot(&d);
 	struct disk_config c = {
 		.vhost_user = true, .vhost_socket = backend.path, .id = (char *)(uintptr_t)"data", .num_queues = 2,
-		.queue_size = 64,
-	};
+		.queue_size = 64, .sparse = true,
+	}, away = c;
+	/* The main thread has others to serve. */
+	away.vhost_socket = (char *)(uintptr_t)"/var/tmp/there-is-no-such-socket";
+	uint64_t start = clock_now_ns();
+	EQ(machine_add_device(d.m, "disks", &away, &info, &e), -EIO);
+	STR_HAS(e.text, "cannot connect to");
+	OK(clock_now_ns() - start < 3 * NS_PER_S);
+	d.m->p.log_sink = &sink;
 	for (unsigned n = 1; n <= 6; n++) {
+		c.serial = n == 1 ? (char *)(uintptr_t)"of the image" : NULL;
+		c.direct = n == 1;
 		if (machine_add_device(d.m, "disks", &c, &info, &e) < 0)
 			test_fail(__FILE__, __LINE__, "%s", e.text);
+		EQ(n_warnings, 2);
 		OK(is_in_tree(&d, "data"));
 		text_scoped counters = TEXT_INIT;
 		machine_device_counters(d.m, &counters);

@@ -2,12 +2,14 @@
 /* The front end against a backend that does as it is told, or the contrary. */
 #include "vhost_disk.h"
 
+#include "base/event_fd.h"
 #include "vhost_backend.h"
 
 #include <errno.h>
 
 #define F_RO (1ull << 5)
 #define F_MQ (1ull << 12)
+#define F_DISCARD (1ull << 13)
 #define F_BLK_SIZE (1ull << 6)
 #define F_VERSION_1 (1ull << 32)
 #define F_PROTOCOL (1ull << 30)
@@ -94,7 +96,7 @@ static void is_refused(unsigned n_queues, bool is_readonly, int code, const char
 
 TEST(what_does_not_fit_is_refused)
 {
-	const struct vhost_backend_how usual = { .n_queues = 2, .n_sectors = 1024 };
+	const struct vhost_backend_how usual = { .n_queues = 2, .n_sectors = 1024, .seg_max = 14 };
 	vhost_backend_init(&backend);
 	is_refused(3, false, EPROTO, "has 2 queues, and 3 are wanted");
 	is_refused(0, false, EINVAL, "the number of queues 0");
@@ -390,6 +392,132 @@ TEST(a_driver_starts_over)
 	}
 }
 
+static void *kill_soon(void *arg)
+{
+	test_sleep_us(300000);
+	vhost_backend_kill(&backend);
+	return arg;
+}
+
+TEST(a_backend_that_dies_while_pause_waits_for_it)
+{
+	for (int has_inflight = 0; has_inflight < 2; has_inflight++) {
+		struct vhost_disk d;
+		pthread_t killer;
+		begin(has_inflight);
+		disk_new(&d, backend.path, 1);
+		backend.held_from = 0;
+		disk_begin(&d, 0, 0, T_OUT, 1);
+		WAIT(backend.n_held == 1);
+		OK(pthread_create(&killer, NULL, kill_soon, NULL) == 0);
+		uint64_t start = clock_now_ns();
+		virtio_device_pause(d.g.v);
+		OK(clock_now_ns() - start < 5 * NS_PER_S);
+		OK(pthread_join(killer, NULL) == 0);
+		backend.held_from = UINT64_MAX;
+		vhost_backend_start(&backend);
+		virtio_device_resume(d.g.v);
+		EQ(disk_wait(&d, 0), 0);
+		end(&d);
+	}
+}
+
+/* The driver is told of what is done, not only of what the next backend does. */
+TEST(what_was_done_before_the_end_is_signalled)
+{
+	for (int has_inflight = 0; has_inflight < 2; has_inflight++) {
+		struct vhost_disk d;
+		begin(has_inflight);
+		disk_new(&d, backend.path, 1);
+		disk_do(&d, 0, T_OUT, 1, 1);
+		test_sleep_us(20000);
+		struct span event;
+		OK(mem_span(&d.g.mem, GPA(d.g.rings[0].avail + 4 + 2 * DISK_QUEUE_SIZE), 2, &event));
+		span_store_le16(event, 0, 1); /* where EVENT_IDX is: the second one, please */
+		unsigned n_signals = d.g.n_queue_signals[0], n_done = backend.n_done;
+		backend.is_mute = true;
+		disk_begin(&d, 0, 0, T_OUT, 1);
+		WAIT(backend.n_done > n_done);
+		EQ(d.g.n_queue_signals[0], n_signals);
+		vhost_backend_kill(&backend);
+		EQ(disk_wait(&d, 0), 0);
+		WAIT(d.g.n_queue_signals[0] > n_signals);
+		vhost_backend_start(&backend);
+		end(&d);
+	}
+}
+
+/* O_NONBLOCK is the open file's, and the backend has it, too. */
+TEST(event_descriptors_that_the_backend_makes_blocking)
+{
+	for (int has_inflight = 0; has_inflight < 2; has_inflight++) {
+		struct vhost_disk d;
+		begin(has_inflight);
+		backend.how.blocks = true;
+		disk_new(&d, backend.path, 2);
+		for (unsigned k = 0; k < 20; k++) {
+			disk_do(&d, k % 2, T_OUT, k, (uint8_t)k);
+			if (k % 5 == 0)
+				disk_restart(&d);
+			virtio_device_pause(d.g.v);
+			virtio_device_resume(d.g.v);
+		}
+		EQ(n_reconnects(&d), 0);
+		end(&d);
+	}
+}
+
+TEST(a_driver_starts_over_in_more_memory_than_a_table_holds)
+{
+	for (int has_inflight = 0; has_inflight < 2; has_inflight++) {
+		struct vhost_disk d = { 0 };
+		struct vhost_user_blk_params p = { .common = { .socket = backend.path, .n_queues = 1 } };
+		struct err e = { 0 };
+		begin(has_inflight);
+		backend.how.protocol_features = 1 << 0 | 1 << 3 | 1 << 5 | 1 << 9 | 1 << 15;
+		ring_memory_new(&d.g.mem, true);
+		for (uint64_t k = 1; k < 10; k++) {
+			struct mem_region_params r = { .start = GPA(k << 30), .n_bytes = 4096, .is_shared = true };
+			EQ(mem_map_add(&d.g.mem, &r, &e), 0);
+		}
+		EQ(rig_open_here(&d.g, &vhost_user_blk, &p, DISK_QUEUE_SIZE, &e), 0);
+		rig_start(&d.g, d.g.v->offered);
+		for (unsigned k = 0; k < 2; k++) {
+			disk_do(&d, 0, T_OUT, k, (uint8_t)k);
+			disk_restart(&d);
+			disk_do(&d, 0, T_IN, k, (uint8_t)k);
+		}
+		EQ(backend.n_refused_regions, 0);
+		end(&d);
+	}
+}
+
+/* Each answer comes in time, and all together do not. */
+TEST(waits_do_not_add_up_over_queues)
+{
+	struct vhost_disk d;
+	vhost_backend_init(&backend);
+	backend.how.n_queues = 4;
+	vhost_backend_start(&backend);
+	backend.slow_request = 8; /* SET_VRING_NUM */
+	backend.slow_ms = 2000;
+	uint64_t start = clock_now_ns();
+	disk_new(&d, backend.path, 4);
+	OK(clock_now_ns() - start < 7 * NS_PER_S);
+	backend.slow_request = 0;
+	disk_do(&d, 3, T_OUT, 1, 1);
+
+	backend.slow_request = 11; /* GET_VRING_BASE */
+	backend.slow_ms = 3400;
+	start = clock_now_ns();
+	virtio_device_pause(d.g.v);
+	OK(clock_now_ns() - start < 12 * NS_PER_S);
+	backend.slow_request = 0;
+	virtio_device_resume(d.g.v);
+	disk_do(&d, 3, T_IN, 1, 1);
+	end(&d);
+}
+
 TEST(a_device_ends_while_its_backend_is_away)
 {
 	for (int has_inflight = 0; has_inflight < 2; has_inflight++) {
@@ -409,19 +537,39 @@ TEST(a_device_ends_while_its_backend_is_away)
 	}
 }
 
+/* It serves one of its connections at a time, and asks on the other. */
+TEST(a_backend_that_awaits_our_answer_before_it_answers)
+{
+	struct vhost_disk d;
+	begin(true);
+	disk_new(&d, backend.path, 2);
+	backend.asks_at_stop = true;
+	backend.how.n_sectors = 3000;
+	uint64_t start = clock_now_ns();
+	virtio_device_pause(d.g.v);
+	OK(clock_now_ns() - start < 3 * NS_PER_S);
+	WAIT(space(&d, 0, 8) == 3000);
+	virtio_device_resume(d.g.v);
+	disk_do(&d, 0, T_OUT, 1, 1);
+	EQ(n_reconnects(&d), 0);
+	end(&d);
+}
+
 /* --- another backend than before --- */
 
 TEST(a_backend_that_is_less_than_its_predecessor_is_refused)
 {
 	struct vhost_disk d;
 	begin(true);
-	struct vhost_backend_how good = backend.how, less[4] = { good, good, good, good };
+	struct vhost_backend_how good = backend.how, less[6] = { good, good, good, good, good, good };
 	disk_new(&d, backend.path, 2);
 	less[0].n_sectors = 1023;
 	less[1].n_queues = 1;
 	less[2].features = F_VERSION_1 | F_PROTOCOL;
 	less[3].has_inflight = false;
-	for (unsigned k = 0; k < 4; k++) {
+	less[4].seg_max = 13;
+	less[5].features = d.g.v->offered | F_PROTOCOL | F_RO;
+	for (unsigned k = 0; k < 6; k++) {
 		vhost_backend_kill(&backend);
 		disk_begin(&d, 0, k, T_OUT, 8);
 		backend.how = less[k];
@@ -443,6 +591,52 @@ TEST(a_backend_that_is_less_than_its_predecessor_is_refused)
 	vhost_backend_start(&backend);
 	WAIT(space(&d, 0, 8) == 2048);
 	WAIT(d.g.n_config_signals == 1);
+	end(&d);
+}
+
+/* As after SIGSTOP, a takeover and SIGCONT: what the old one takes or writes is not the new one's. */
+TEST(an_old_backends_event_descriptors_reach_nobody)
+{
+	for (int has_inflight = 0; has_inflight < 2; has_inflight++) {
+		struct vhost_disk d;
+		uint64_t n;
+		begin(has_inflight);
+		disk_new(&d, backend.path, 1);
+		disk_do(&d, 0, T_OUT, 1, 1);
+		vhost_backend_kill(&backend);
+		vhost_backend_start(&backend);
+		WAIT(n_reconnects(&d) == 1);
+		disk_do(&d, 0, T_OUT, 2, 2);
+		test_sleep_us(20000);
+		unsigned n_signals = d.g.n_queue_signals[0];
+		event_fd_raise(backend.queues[0].old_call_fd);
+		test_sleep_us(20000);
+		EQ(d.g.n_queue_signals[0], n_signals);
+		EQ(read(backend.queues[0].old_call_fd, &n, sizeof n), sizeof n);
+		if (!has_inflight) { /* the driver's own rings are kicked through one descriptor */
+			event_fd_raise(backend.queues[0].old_kick_fd);
+			test_sleep_us(20000);
+			EQ(read(backend.queues[0].old_kick_fd, &n, sizeof n), sizeof n);
+		}
+		end(&d);
+	}
+}
+
+TEST(a_backend_with_an_account_after_one_without)
+{
+	struct vhost_disk d;
+	begin(false);
+	disk_new(&d, backend.path, 2);
+	backend.held_from = 500;
+	disk_begin(&d, 0, 0, T_OUT, 600);
+	WAIT(backend.n_held == 1);
+	vhost_backend_kill(&backend);
+	backend.held_from = UINT64_MAX;
+	backend.how.has_inflight = true;
+	vhost_backend_start(&backend);
+	EQ(disk_wait(&d, 0), 0);
+	disk_do(&d, 1, T_OUT, 2, 2);
+	WAIT(n_reconnects(&d) == 1);
 	end(&d);
 }
 
@@ -469,6 +663,43 @@ TEST(the_configuration_changes)
 	end(&d);
 }
 
+/* A chain longer than the queue would break the driver's ring. */
+TEST(segments_are_no_more_than_the_queue_has)
+{
+	struct vhost_disk d;
+	begin(false);
+	backend.how.seg_max = 126;
+	backend.how.discard_max = 1000;
+	backend.how.features = F_VERSION_1 | F_PROTOCOL | 1ull << 2 | F_DISCARD;
+	disk_new(&d, backend.path, 1);
+	EQ(space(&d, 12, 4), DISK_QUEUE_SIZE - 2);
+	EQ(space(&d, 36, 4), 1000);
+
+	/* What is less, but for the driver the same. */
+	unsigned n = backend.n_given_configs;
+	backend.how.seg_max = 100;
+	backend.how.n_sectors = 1025;
+	vhost_backend_change_config(&backend);
+	WAIT(backend.n_given_configs > n);
+	WAIT(d.g.n_config_signals == 1);
+	EQ(space(&d, 12, 4), DISK_QUEUE_SIZE - 2);
+
+	/* Less than it was told. */
+	for (unsigned k = 0; k < 2; k++) {
+		n = backend.n_given_configs;
+		backend.how.n_sectors = 1026;
+		backend.how.seg_max = k ? 100 : DISK_QUEUE_SIZE - 3;
+		backend.how.discard_max = k ? 999 : 1000;
+		vhost_backend_change_config(&backend);
+		WAIT(backend.n_given_configs > n);
+		disk_do(&d, 0, T_OUT, 1, 1);
+		test_sleep_us(20000);
+		EQ(space(&d, 0, 8), 1025);
+	}
+	EQ(n_reconnects(&d), 0);
+	end(&d);
+}
+
 TEST(the_write_cache_is_the_drivers_choice)
 {
 	struct vhost_disk d;
@@ -491,6 +722,26 @@ TEST(the_write_cache_is_the_drivers_choice)
 	disk_do(&d, 0, T_OUT, 1, 1);
 	EQ(space(&d, 32, 1), 0);
 	EQ(d.g.n_config_signals, 0);
+	end(&d);
+}
+
+TEST(a_write_while_the_configuration_is_asked_for_is_not_undone)
+{
+	struct vhost_disk d;
+	uint8_t off = 0;
+	begin(false);
+	disk_new(&d, backend.path, 1);
+	unsigned n = backend.n_given_configs;
+	backend.holds_config = true;
+	backend.how.n_sectors = 3000;
+	vhost_backend_change_config(&backend);
+	WAIT(backend.n_given_configs > n);
+	virtio_space_write(d.g.v, 32, &off, 1);
+	backend.holds_config = false;
+	WAIT(space(&d, 0, 8) == 3000);
+	EQ(space(&d, 32, 1), 0);
+	WAIT(backend.writeback == 0);
+	EQ(space(&d, 32, 1), 0);
 	end(&d);
 }
 

@@ -92,7 +92,8 @@ static void give_back(struct vhost_backend *b, struct vhost_backend_queue *q, ui
 	q->n_used++;
 	store(q->used + 2, q->n_used);
 	note(q, head, false);
-	call(q);
+	if (!b->is_mute)
+		call(q);
 }
 
 /* Header, data, status: 5.2.6. Each buffer in a descriptor of its own. */
@@ -235,7 +236,8 @@ static bool answer_u64(struct vhost_backend *b, struct message *m, uint64_t v)
 static void fill_config(const struct vhost_backend *b, uint8_t *space)
 {
 	put_le64(space, b->how.n_sectors);
-	put_le32(space + 12, 14);
+	put_le32(space + 12, b->how.seg_max);
+	put_le32(space + 36, b->how.discard_max);
 	put_le32(space + 20, 512);
 	space[32] = 1;
 	put_le16(space + 34, 99); /* which is not what the driver is to see */
@@ -258,6 +260,25 @@ static void set_memory(struct vhost_backend *b, struct message *m, int *fds, uns
 		OK(r->host != MAP_FAILED);
 	}
 	b->n_regions = n;
+}
+
+/* Not twice: as backends do, and more than the table holds. */
+static bool add_memory(struct vhost_backend *b, struct message *m, int fd)
+{
+	const uint8_t *p = m->payload + 8;
+	struct vhost_backend_region *r = &b->regions[b->n_regions];
+	OK(b->n_regions < sizeof b->regions / sizeof *b->regions);
+	for (unsigned i = 0; i < b->n_regions; i++) {
+		if (b->regions[i].gpa == get_le64(p)) {
+			b->n_refused_regions++;
+			return false;
+		}
+	}
+	*r = (struct vhost_backend_region){ get_le64(p), get_le64(p + 8), get_le64(p + 16), NULL };
+	r->host = mmap(NULL, r->n_bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, (off_t)get_le64(p + 24));
+	OK(r->host != MAP_FAILED);
+	b->n_regions++;
+	return true;
 }
 
 static size_t account_bytes(unsigned queue_size)
@@ -294,16 +315,24 @@ static void set_addresses(struct vhost_backend *b, struct message *m)
 	q->avail = at_user(b, get_le64(m->payload + 24));
 }
 
-static void set_kick(struct vhost_backend *b, unsigned index, int fd)
+/* False, without the account that was promised: as libvhost-user does. */
+static bool set_kick(struct vhost_backend *b, unsigned index, int fd)
 {
 	struct vhost_backend_queue *q = &b->queues[index];
+	if ((b->protocol_features & PROTOCOL_INFLIGHT) && !q->inflight)
+		return false;
 	fd_close(&q->kick_fd);
 	q->kick_fd = dup(fd);
+	if (b->how.blocks) /* as those do that wait by reading */
+		OK(fcntl(q->kick_fd, F_SETFL, 0) == 0 && fcntl(q->call_fd, F_SETFL, 0) == 0);
 	q->is_stopped = false;
 	q->n_used = load(q->used + 2);
 	if (q->inflight)
 		resubmit(b, q);
+	return true;
 }
+
+static void say_config_change(struct vhost_backend *b);
 
 static bool get_base(struct vhost_backend *b, struct message *m)
 {
@@ -314,6 +343,8 @@ static bool get_base(struct vhost_backend *b, struct message *m)
 	fd_close(&q->call_fd);
 	put_le32(state, get_le32(m->payload));
 	put_le32(state + 4, q->n_next_avail);
+	if (b->asks_at_stop)
+		say_config_change(b);
 	if (b->releases_at_stop)
 		b->release_ns = clock_now_ns() + RELEASE_AFTER_NS;
 	return answer(b, m, state, sizeof state, -1);
@@ -324,6 +355,8 @@ static bool get_config(struct vhost_backend *b, struct message *m)
 	OK(m->size == 12 + 60 && get_le32(m->payload) == 0 && get_le32(m->payload + 4) == 60);
 	fill_config(b, m->payload + 12);
 	b->n_given_configs++;
+	while (b->holds_config)
+		test_sleep_us(1000);
 	return answer(b, m, m->payload, m->size, -1);
 }
 
@@ -337,6 +370,8 @@ static bool handle(struct vhost_backend *b, struct message *m, int *fds, unsigne
 	uint32_t index = get_le32(m->payload);
 	struct vhost_backend_queue *q = &b->queues[index < VHOST_BACKEND_MAX_QUEUES ? index : 0];
 	uint64_t inflight = b->how.has_inflight ? PROTOCOL_INFLIGHT : 0;
+	if (b->slow_request == m->request)
+		test_sleep_us(1000 * b->slow_ms);
 	switch (m->request) {
 	case 1:
 		return answer_u64(b, m, b->how.features ? b->how.features : USUAL_FEATURES);
@@ -358,7 +393,8 @@ static bool handle(struct vhost_backend *b, struct message *m, int *fds, unsigne
 	case 11:
 		return get_base(b, m);
 	case 12:
-		set_kick(b, index, fds[0]);
+		if (!set_kick(b, index, fds[0]))
+			return false;
 		break;
 	case 13:
 		fd_close(&q->call_fd);
@@ -386,6 +422,10 @@ static bool handle(struct vhost_backend *b, struct message *m, int *fds, unsigne
 	case 32:
 		set_inflight(b, m, fds[0]);
 		break;
+	case 36:
+		return answer_u64(b, m, sizeof b->regions / sizeof *b->regions);
+	case 37:
+		return answer_u64(b, m, !add_memory(b, m, fds[0]));
 	default:
 		break;
 	}
@@ -427,9 +467,12 @@ static void forget_connection(struct vhost_backend *b)
 	fd_close(&b->fd);
 	fd_close(&b->request_fd);
 	for (unsigned i = 0; i < VHOST_BACKEND_MAX_QUEUES; i++) {
-		fd_close(&b->queues[i].kick_fd);
-		fd_close(&b->queues[i].call_fd);
-		b->queues[i] = (struct vhost_backend_queue){ .kick_fd = -1, .call_fd = -1 };
+		struct vhost_backend_queue *q = &b->queues[i];
+		fd_close(&q->old_kick_fd);
+		fd_close(&q->old_call_fd);
+		*q = (struct vhost_backend_queue){
+			.kick_fd = -1, .call_fd = -1, .old_kick_fd = q->kick_fd, .old_call_fd = q->call_fd,
+		};
 	}
 	for (unsigned i = 0; i < b->n_regions; i++)
 		(void)munmap(b->regions[i].host, b->regions[i].n_bytes);
@@ -492,17 +535,21 @@ void vhost_backend_init(struct vhost_backend *b)
 	b->fd = b->listen_fd = b->stop_fd = b->request_fd = -1;
 	b->held_from = UINT64_MAX;
 	b->writeback = -1;
-	b->how = (struct vhost_backend_how){ .n_queues = 2, .n_sectors = 1024 };
+	b->how = (struct vhost_backend_how){ .n_queues = 2, .n_sectors = 1024, .seg_max = 14 };
 	(void)snprintf(b->dir, sizeof b->dir, "/var/tmp/varan-vhost-XXXXXX");
 	OK(mkdtemp(b->dir));
 	(void)snprintf(b->path, sizeof b->path, "%s/socket", b->dir);
 	for (unsigned i = 0; i < VHOST_BACKEND_MAX_QUEUES; i++)
-		b->queues[i].kick_fd = b->queues[i].call_fd = -1;
+		b->queues[i] = (struct vhost_backend_queue){ .kick_fd = -1, .call_fd = -1, .old_kick_fd = -1, .old_call_fd = -1 };
 }
 
 void vhost_backend_done(struct vhost_backend *b)
 {
 	OK(b->listen_fd < 0);
+	for (unsigned i = 0; i < VHOST_BACKEND_MAX_QUEUES; i++) {
+		fd_close(&b->queues[i].old_kick_fd);
+		fd_close(&b->queues[i].old_call_fd);
+	}
 	(void)rmdir(b->dir);
 }
 

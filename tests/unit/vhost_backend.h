@@ -23,8 +23,10 @@ enum vhost_backend_wrong { /* what becomes of the answer to one kind of request 
 struct vhost_backend_how {
 	uint64_t features, protocol_features; /* 0: the usual */
 	uint64_t n_queues;
-	_Atomic uint64_t n_sectors; /* the one that may change while it runs */
+	_Atomic uint64_t n_sectors; /* these may change while it runs */
+	_Atomic uint32_t seg_max, discard_max;
 	bool has_inflight;
+	bool blocks; /* makes the event descriptors that it is given blocking ones */
 	uint32_t wrong_request;
 	enum vhost_backend_wrong wrong;
 };
@@ -34,6 +36,7 @@ struct vhost_backend_queue {
 	uint8_t *desc, *avail, *used;
 	uint16_t n_next_avail, n_used;
 	int kick_fd, call_fd;
+	int old_kick_fd, old_call_fd; /* of the last connection: a process that ought to be dead still has them */
 	uint8_t *inflight; /* its part of the account */
 	uint64_t counter;
 	uint16_t held[VHOST_BACKEND_MAX_SIZE];
@@ -53,9 +56,14 @@ struct vhost_backend {
 	/* What the test says while it runs */
 	_Atomic uint64_t held_from; /* requests to sectors from here on are not given back */
 	_Atomic bool releases_at_stop; /* held ones are, some time after GET_VRING_BASE */
+	_Atomic uint32_t slow_request, slow_ms; /* how long the answer to requests of this kind takes; 0: no kind */
+	_Atomic bool holds_config; /* GET_CONFIG is counted, and answered when this is false again */
+	_Atomic bool asks_at_stop; /* and awaits the answer, before it answers GET_VRING_BASE */
+	_Atomic bool is_mute; /* gives back without a call */
 	_Atomic bool lies;   /* gives back a head that it does not have */
 	/* What the test may look at */
 	_Atomic unsigned n_done, n_held, n_connections, n_given_configs;
+	_Atomic unsigned n_refused_regions; /* it has them already */
 	_Atomic uint64_t driver_features;
 	_Atomic int writeback; /* as SET_CONFIG said last; -1: it did not */
 
@@ -64,7 +72,7 @@ struct vhost_backend {
 	int stop_fd, listen_fd, fd, request_fd;
 	uint64_t protocol_features;
 	struct vhost_backend_queue queues[VHOST_BACKEND_MAX_QUEUES];
-	struct vhost_backend_region regions[9];
+	struct vhost_backend_region regions[16];
 	unsigned n_regions;
 	uint8_t *inflight;
 	uint64_t n_inflight_bytes, release_ns;
