@@ -11,7 +11,7 @@ from vmm import bad_kernel_lines
 PROMPT = r"root@guest:[^#\n]*# "
 
 
-def log_in(stream, seconds=150):
+def log_in(stream, seconds=400):
     stream.expect("guest login: ", seconds)
     stream.send("root\n")
     stream.expect("Password: ")
