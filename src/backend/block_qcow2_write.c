@@ -13,7 +13,7 @@
 
 int qcow2_l2_make(struct qcow2 *q, uint64_t l1_index)
 {
-	uint64_t old = q->l1.entries[l1_index] & QCOW2_OFFSET_MASK, cluster, n;
+	uint64_t old = q->l1.entries[l1_index] & QCOW2_OFFSET_MASK, cluster = 0, n;
 	bool is_fresh;
 	if (q->l1.entries[l1_index] & QCOW2_OFLAG_COPIED)
 		return 0;
