@@ -271,8 +271,8 @@ void block_transfer_cancel(struct block_request *r);
 void block_transfer_fill(struct block_request *r, const uint8_t *bytes, uint64_t n_bytes);
 /* The next n_bytes were moved by other means. */
 void block_transfer_skip(struct block_request *r, uint64_t n_bytes);
-/* Copies the next n_bytes of r's buffers, which stay where they are. */
-void block_transfer_peek(const struct block_request *r, uint8_t *ret_bytes, uint64_t n_bytes);
+/* Copies the next n_bytes of r's buffers, which stay where they are. False: they are gone. */
+bool block_transfer_peek(const struct block_request *r, uint8_t *ret_bytes, uint64_t n_bytes);
 
 /* --- lanes --- */
 

@@ -78,7 +78,8 @@ static long write_first_sector(struct block_request *r)
 {
 	struct block_image *i = r->lane->image;
 	_Alignas(MAX_ALIGN) uint8_t sector[SECTOR_BYTES];
-	block_transfer_peek(r, sector, sizeof sector);
+	if (!block_transfer_peek(r, sector, sizeof sector))
+		return -EFAULT;
 	if (looks_like_an_image(sector)) {
 		if (!atomic_exchange(&i->has_said_refused, true))
 			log_warn(&i->log, "a write was refused that would make the raw image look like one of another "

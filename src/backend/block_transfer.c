@@ -41,50 +41,50 @@ static void advance_iov(struct block_request *r, size_t n_bytes)
 	}
 }
 
-static void take_bytes(const struct block_request *r, void *ret_bytes, const void *from, size_t n_bytes)
+/* These three: false when the guest's memory is not there. */
+static bool take_bytes(const struct block_request *r, void *ret_bytes, const void *from, size_t n_bytes)
 {
 	if (r->may_fault)
-		guarded_read(ret_bytes, from, n_bytes);
-	else
-		memcpy(ret_bytes, from, n_bytes);
+		return guarded_read(ret_bytes, from, n_bytes);
+	memcpy(ret_bytes, from, n_bytes);
+	return true;
 }
 
-static void give_zeroes(const struct block_request *r, uint8_t *to, size_t n_bytes)
+static bool give_zeroes(const struct block_request *r, uint8_t *to, size_t n_bytes)
 {
 	static const uint8_t zeroes[4096];
-	if (!r->may_fault) {
+	bool is_there = true;
+	if (!r->may_fault)
 		memset(to, 0, n_bytes);
-		return;
-	}
-	for (size_t n = 0; n < n_bytes; n += sizeof zeroes)
-		guarded_write(to + n, zeroes, (size_t)min_u64(sizeof zeroes, n_bytes - n));
+	for (size_t n = 0; r->may_fault && is_there && n < n_bytes; n += sizeof zeroes)
+		is_there = guarded_write(to + n, zeroes, (size_t)min_u64(sizeof zeroes, n_bytes - n));
+	return is_there;
 }
 
 /* bytes NULL: zeroes. */
-static void give_bytes(const struct block_request *r, void *to, const void *bytes, size_t n_bytes)
+static bool give_bytes(const struct block_request *r, void *to, const void *bytes, size_t n_bytes)
 {
 	if (!bytes)
-		give_zeroes(r, to, n_bytes);
-	else if (r->may_fault)
-		guarded_write(to, bytes, n_bytes);
-	else
-		memcpy(to, bytes, n_bytes);
+		return give_zeroes(r, to, n_bytes);
+	if (r->may_fault)
+		return guarded_write(to, bytes, n_bytes);
+	memcpy(to, bytes, n_bytes);
+	return true;
 }
 
 /* Between the first n_bytes of the request's buffers and the bounce buffer. */
-static void copy_bounce(struct block_request *r, size_t n_bytes, bool is_to_bounce)
+static bool copy_bounce(struct block_request *r, size_t n_bytes, bool is_to_bounce)
 {
 	uint8_t *at = r->bounce;
+	bool is_there = true;
 	for (int i = 0; n_bytes; i++) {
 		assert(i < r->n_iov);
 		size_t n = (size_t)min_u64(r->iov[i].iov_len, n_bytes);
-		if (is_to_bounce)
-			take_bytes(r, at, r->iov[i].iov_base, n);
-		else
-			give_bytes(r, r->iov[i].iov_base, at, n);
+		is_there &= is_to_bounce ? take_bytes(r, at, r->iov[i].iov_base, n) : give_bytes(r, r->iov[i].iov_base, at, n);
 		at += n;
 		n_bytes -= n;
 	}
+	return is_there;
 }
 
 void block_transfer_fill(struct block_request *r, const uint8_t *bytes, uint64_t n_bytes)
@@ -94,7 +94,7 @@ void block_transfer_fill(struct block_request *r, const uint8_t *bytes, uint64_t
 	for (int k = 0; left; k++) {
 		assert(k < r->n_iov);
 		size_t n = (size_t)min_u64(r->iov[k].iov_len, left);
-		give_bytes(r, r->iov[k].iov_base, bytes, n);
+		(void)give_bytes(r, r->iov[k].iov_base, bytes, n); /* what is gone is nobody's loss: the disk has it */
 		bytes += bytes ? n : 0;
 		left -= n;
 	}
@@ -109,15 +109,17 @@ void block_transfer_skip(struct block_request *r, uint64_t n_bytes)
 	r->n_done_bytes += n_bytes;
 }
 
-void block_transfer_peek(const struct block_request *r, uint8_t *ret_bytes, uint64_t n_bytes)
+bool block_transfer_peek(const struct block_request *r, uint8_t *ret_bytes, uint64_t n_bytes)
 {
+	bool is_there = true;
 	for (int k = 0; n_bytes; k++) {
 		assert(k < r->n_iov);
 		size_t n = (size_t)min_u64(r->iov[k].iov_len, n_bytes);
-		take_bytes(r, ret_bytes, r->iov[k].iov_base, n);
+		is_there &= take_bytes(r, ret_bytes, r->iov[k].iov_base, n);
 		ret_bytes += n;
 		n_bytes -= n;
 	}
+	return is_there;
 }
 
 /* The next n_bytes, which may end within an iovec: the rest of that one is borrowed. */
@@ -205,9 +207,9 @@ enum block_next block_transfer_prepare(struct block_lane *lane, struct block_req
 	if (!r->bounce)
 		return BLOCK_NEXT_WAIT;
 	size_t n = (size_t)min_u64(n_bytes, BLOCK_BOUNCE_BYTES);
-	if (r->op == BLOCK_WRITE)
-		copy_bounce(r, n, true);
-	r->bounce_iov = (struct iovec){ .iov_base = r->bounce, .iov_len = n };
+	/* Without the guest's bytes the step is to fail as it would on the guest's own buffers: its address is nobody's. */
+	bool is_there = r->op != BLOCK_WRITE || copy_bounce(r, n, true);
+	r->bounce_iov = (struct iovec){ .iov_base = is_there ? r->bounce : NULL, .iov_len = n };
 	r->step.iov = &r->bounce_iov;
 	r->step.n_iov = 1;
 	r->step.n_bytes = n;
@@ -234,8 +236,8 @@ long block_transfer_finish(struct block_lane *lane, struct block_request *r, lon
 		return 0;
 	r->n_retries = 0;
 	if (r->op != BLOCK_WRITE_ZEROES) {
-		if (r->op == BLOCK_READ && s->iov == &r->bounce_iov)
-			copy_bounce(r, (size_t)n, false);
+		if (r->op == BLOCK_READ && s->iov == &r->bounce_iov && !copy_bounce(r, (size_t)n, false))
+			return -EFAULT;
 		advance_iov(r, (size_t)n);
 	}
 	r->n_done_bytes += n;

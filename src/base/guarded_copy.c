@@ -1,24 +1,38 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "base/guarded_copy.h"
 
-#include <stdint.h>
+#include <errno.h>
 #include <string.h>
 #include <sys/uio.h>
 #include <unistd.h>
 
-/* The kernel stops where a page is missing: the rest is gone, or is beyond it. */
-void guarded_read(void *ret_bytes, const void *from, size_t n_bytes)
+typedef ssize_t copy_fn(pid_t, const struct iovec *, unsigned long, const struct iovec *, unsigned long, unsigned long);
+
+/* How much was copied: the kernel stops where a page is missing. */
+static size_t copy(copy_fn *fn, void *ours, void *theirs, size_t n_bytes)
 {
-	struct iovec ours = { .iov_base = ret_bytes, .iov_len = n_bytes };
-	struct iovec theirs = { .iov_base = (void *)(uintptr_t)from, .iov_len = n_bytes };
-	ssize_t n = process_vm_readv(getpid(), &ours, 1, &theirs, 1, 0);
-	size_t n_read = n < 0 ? 0 : (size_t)n;
-	memset((uint8_t *)ret_bytes + n_read, 0, n_bytes - n_read);
+	struct iovec local = { ours, n_bytes }, remote = { theirs, n_bytes };
+	ssize_t n = fn(getpid(), &local, 1, &remote, 1, 0);
+	if (n >= 0)
+		return (size_t)n;
+	if (errno == EFAULT)
+		return 0;
+	/* What is there is not to be taken for missing. */
+	if (fn == process_vm_readv)
+		memcpy(ours, theirs, n_bytes);
+	else
+		memcpy(theirs, ours, n_bytes);
+	return n_bytes;
 }
 
-void guarded_write(void *to, const void *bytes, size_t n_bytes)
+bool guarded_read(void *ret_bytes, const void *from, size_t n_bytes)
 {
-	struct iovec ours = { .iov_base = (void *)(uintptr_t)bytes, .iov_len = n_bytes };
-	struct iovec theirs = { .iov_base = to, .iov_len = n_bytes };
-	(void)!process_vm_writev(getpid(), &ours, 1, &theirs, 1, 0);
+	size_t n = copy(process_vm_readv, ret_bytes, (void *)(uintptr_t)from, n_bytes);
+	memset((uint8_t *)ret_bytes + n, 0, n_bytes - n);
+	return n == n_bytes;
+}
+
+bool guarded_write(void *to, const void *bytes, size_t n_bytes)
+{
+	return copy(process_vm_writev, (void *)(uintptr_t)bytes, to, n_bytes) == n_bytes;
 }

@@ -165,7 +165,7 @@ static void write_bytes(struct console *c, const uint8_t *bytes, uint32_t n_byte
 	}
 	for (uint32_t n_done = 0; n_done < n_bytes; n_done += (uint32_t)sizeof copy) {
 		uint32_t n = (uint32_t)min_u64(sizeof copy, n_bytes - n_done);
-		guarded_read(copy, bytes + n_done, n);
+		(void)guarded_read(copy, bytes + n_done, n);
 		char_write(c->backend, copy, n);
 	}
 }

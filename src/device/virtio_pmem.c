@@ -84,7 +84,7 @@ static void flush(struct virtio_pmem *p, const struct chain *c)
 	assert(n_iov > 0);
 	r->chain = (struct chain){
 		.head = c->head, .n_in = (uint16_t)n_iov, .n_in_bytes = RESPONSE_BYTES, .iov = r->response,
-		.n_iov_capacity = RESPONSE_BYTES,
+		.n_iov_capacity = RESPONSE_BYTES, .may_fault = c->may_fault,
 	};
 	r->io = (struct block_request){ .op = BLOCK_FLUSH, .done = on_flushed };
 	block_submit(p->lane, &r->io);

@@ -15,16 +15,6 @@ static const struct iovec *part(const struct chain *c, bool is_writable, unsigne
 	return is_writable ? c->iov + c->n_out : c->iov;
 }
 
-static void read_plainly(void *ret_bytes, const void *from, size_t n_bytes)
-{
-	memcpy(ret_bytes, from, n_bytes);
-}
-
-static void write_plainly(void *to, const void *bytes, size_t n_bytes)
-{
-	memcpy(to, bytes, n_bytes);
-}
-
 static size_t copy(const struct chain *c, bool is_writable, size_t offset, uint8_t *bytes, size_t n_bytes)
 {
 	unsigned n;
@@ -38,10 +28,13 @@ static size_t copy(const struct chain *c, bool is_writable, size_t offset, uint8
 		}
 		size_t n_here = (size_t)min_u64(iov[i].iov_len - offset, n_bytes - n_copied);
 		uint8_t *at = (uint8_t *)iov[i].iov_base + offset;
-		if (is_writable)
-			(c->may_fault ? guarded_write : write_plainly)(at, bytes + n_copied, n_here);
+		if (c->may_fault)
+			(void)(is_writable ? guarded_write(at, bytes + n_copied, n_here)
+			                   : guarded_read(bytes + n_copied, at, n_here));
+		else if (is_writable)
+			memcpy(at, bytes + n_copied, n_here);
 		else
-			(c->may_fault ? guarded_read : read_plainly)(bytes + n_copied, at, n_here);
+			memcpy(bytes + n_copied, at, n_here);
 		n_copied += n_here;
 		offset = 0;
 	}

@@ -82,7 +82,7 @@ class Vm:
         self._start("tty" in (serial, console) if has_terminal is None else has_terminal, pass_fds)
         self._open_streams(serial, console)
 
-    def make_initramfs(self, kernel, script, extra_modules):
+    def make_initramfs(self, kernel, script, extra_modules=()):
         folder = (GUEST / kernel).parent
         initramfs = folder / "initramfs"
         if script is None:

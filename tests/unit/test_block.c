@@ -14,6 +14,7 @@
 #include <stdarg.h>
 #include <stddef.h>
 #include <sys/ioctl.h>
+#include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
@@ -218,6 +219,15 @@ static bool faulty_finish(struct block_lane *lane, struct block_request *r, long
 		break;
 	}
 	return block_raw_format.finish(lane, r, result);
+}
+
+/* An image that is all hole. */
+static enum block_next holes_prepare(struct block_lane *lane, struct block_request *r)
+{
+	(void)lane;
+	if (r->n_done_bytes < r->n_bytes)
+		block_transfer_fill(r, NULL, r->n_bytes - r->n_done_bytes);
+	return BLOCK_NEXT_DONE;
 }
 
 static const struct block_format faulty_format = {
@@ -833,6 +843,73 @@ TEST(no_bounce_buffer_is_kept_while_its_request_waits)
 		free(data);
 		free(ops);
 	}
+}
+
+/* Buffers in a mapped file that somebody cut off: an error of the request, bounced or not, and the image keeps its bytes. */
+TEST(buffers_that_are_gone_fail_the_request)
+{
+	enum { N = 8192 };
+	for (int mode = 0; mode < 4; mode++) {
+		for (size_t at = 0; at < 2; at++) { /* 1: what direct I/O has to bounce */
+			struct bench b;
+			struct op *o = calloc(1, sizeof *o);
+			uint8_t *kept = page_buffer(N);
+			bench_open(&b, "/var/tmp", 65536, mode, NULL);
+			int fd = memfd_create("buffers", MFD_CLOEXEC);
+			OK(fd >= 0 && ftruncate(fd, 2 * N) == 0);
+			uint8_t *buffer = mmap(NULL, 2 * N, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+			OK(buffer != MAP_FAILED);
+			memset(buffer, 0x5a, 2 * N);
+			for (int is_cut_off = 0; is_cut_off < 2; is_cut_off++) {
+				EQ(ftruncate(fd, is_cut_off ? 0 : 2 * N), 0);
+				for (enum block_op op = BLOCK_READ; op <= BLOCK_WRITE; op++) {
+					o->iov[0] = (struct iovec){ .iov_base = buffer + at, .iov_len = N };
+					o->r.n_iov = 1;
+					o->r.may_fault = true;
+					/* A write, then a read. */
+					submit(&b, o, op == BLOCK_READ ? BLOCK_WRITE : BLOCK_READ, 0, N);
+					EQ(wait_for(&b, o), is_cut_off ? -EFAULT : 0);
+				}
+			}
+			EQ(run_op(&b, BLOCK_READ, 0, kept, N), 0);
+			for (size_t k = 0; k < N; k++)
+				EQ(kept[k], 0x5a);
+			EQ(munmap(buffer, 2 * N), 0);
+			(void)close(fd);
+			bench_close(&b);
+			free(kept);
+			free(o);
+		}
+	}
+}
+
+/* Zeroes of a hole are made by us. */
+TEST(a_hole_read_into_buffers_that_are_gone_does_not_hurt)
+{
+	static const struct block_format holes = {
+		.name = "holes", .prepare = holes_prepare, .finish = faulty_finish,
+	};
+	struct bench b;
+	struct op *o = calloc(1, sizeof *o);
+	bench_open(&b, "/tmp", 65536, 0, &holes);
+	int fd = memfd_create("buffers", MFD_CLOEXEC);
+	OK(fd >= 0 && ftruncate(fd, 32768) == 0);
+	uint8_t *buffer = mmap(NULL, 32768, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+	OK(buffer != MAP_FAILED);
+	memset(buffer, 0x5a, 32768);
+	EQ(ftruncate(fd, 8192), 0);
+	o->iov[0] = (struct iovec){ .iov_base = buffer + 1, .iov_len = 20479 };
+	o->iov[1] = (struct iovec){ .iov_base = buffer, .iov_len = 1 };
+	o->r.n_iov = 2;
+	o->r.may_fault = true;
+	submit(&b, o, BLOCK_READ, 0, 20480);
+	EQ(wait_for(&b, o), 0);
+	for (size_t k = 0; k < 8192; k++)
+		EQ(buffer[k], 0);
+	EQ(munmap(buffer, 32768), 0);
+	(void)close(fd);
+	bench_close(&b);
+	free(o);
 }
 
 /* --- holes and zeroes --- */

@@ -10,6 +10,7 @@
 #include <fcntl.h>
 #include <poll.h>
 #include <sys/ioctl.h>
+#include <sys/mman.h>
 #include <termios.h>
 #include <unistd.h>
 
@@ -189,6 +190,30 @@ TEST(a_huge_chain_is_written_in_bounded_runs)
 	offer_tx(&t, 2, "again\n");
 	wait_used(&t, TX, 1);
 	bench_close(&t);
+}
+
+/* In memory of another device, whose file somebody has cut off in the middle of it: what is gone reads as zeroes. */
+TEST(output_from_memory_that_is_gone_is_zeroes)
+{
+	struct bench t;
+	size_t index;
+	char bytes[10];
+	const uint64_t at = 1ull << 32;
+	bench_open(&t);
+	int fd = memfd_create("other", MFD_CLOEXEC);
+	OK(fd >= 0 && ftruncate(fd, 0x2000) == 0);
+	struct mem_device_params p = { .start = GPA(at), .n_bytes = 0x2000, .fd = fd };
+	EQ(mem_map_add_device(&t.g.mem, &p, &index, NULL), 0);
+	rig_start(&t.g, 0);
+	EQ(pwrite(fd, "abcdefghij", 10, 0xffb), 10);
+	EQ(ftruncate(fd, 0x1000), 0);
+	ring_put(&t.g.rings[TX], 0, (struct ring_desc){ at + 0xffb, 10, 0, 0 });
+	ring_offer(&t.g.rings[TX], 0);
+	rig_kick(&t.g, TX);
+	wait_peer(&t, bytes, 10);
+	MEM_EQ(bytes, "abcde\0\0\0\0\0", 10);
+	bench_close(&t);
+	(void)close(fd);
 }
 
 TEST(output_is_taken_when_nobody_reads)

@@ -289,6 +289,34 @@ TEST(an_answer_may_be_in_pieces)
 	bench_close(&b);
 }
 
+/* A guest may ask for the answer in memory of another device, whose file somebody cuts off. */
+TEST(an_answer_may_go_where_no_memory_is_left)
+{
+	struct bench b;
+	struct ring *r = &b.g.rings[0];
+	size_t index;
+	const uint64_t at = 1ull << 32;
+	bench_open(&b, false, 64);
+	int fd = memfd_create("other", MFD_CLOEXEC);
+	OK(fd >= 0 && ftruncate(fd, 0x10000) == 0);
+	struct mem_device_params p = { .start = GPA(at), .n_bytes = 0x10000, .fd = fd };
+	EQ(mem_map_add_device(&b.g.mem, &p, &index, NULL), 0);
+	rig_start(&b.g, 0);
+	for (int is_cut_off = 0; is_cut_off < 2; is_cut_off++) {
+		EQ(ftruncate(fd, is_cut_off ? 0 : 0x10000), 0);
+		put(&b, 0, 0);
+		ring_put(r, 1, (struct ring_desc){ at + 0x1000, 4, DESC_WRITE, 0 });
+		ring_offer(r, 0);
+		rig_kick(&b.g, 0);
+		OK(rig_wait_used(&b.g, 0, 1));
+		EQ(take_length(&b), 4);
+		EQ(b.host.n_syncs, is_cut_off + 1);
+	}
+	EQ(flush(&b), 0);
+	bench_close(&b);
+	(void)close(fd);
+}
+
 TEST(a_chain_without_room_for_an_answer_breaks_the_ring)
 {
 	for (uint32_t n = 0; n < 4; n++) {
