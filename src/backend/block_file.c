@@ -19,7 +19,6 @@
 #include <sys/ioctl.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
-#include <time.h>
 #include <unistd.h>
 
 #define SECTOR_BYTES 512u
@@ -240,8 +239,8 @@ bool block_sync_begin(const struct block_image *i, const struct block_file *f, u
 {
 	struct block_file *own = i->top->files[f->index];
 	(void)pthread_mutex_lock(&own->sync_lock);
-	bool is_free = !own->n_syncing;
-	own->n_syncing += is_free;
+	bool is_free = !own->is_syncing;
+	own->is_syncing |= is_free;
 	*ret_ticket = own->n_sync_begun + 1;
 	own->n_sync_begun += is_free;
 	(void)pthread_mutex_unlock(&own->sync_lock);
@@ -252,10 +251,10 @@ void block_sync_end(const struct block_image *i, const struct block_file *f, lon
 {
 	struct block_file *own = i->top->files[f->index];
 	(void)pthread_mutex_lock(&own->sync_lock);
-	assert(own->n_syncing);
+	assert(own->is_syncing);
 	if (result != -EINTR && result != -EAGAIN)
 		own->n_sync_done = own->n_sync_begun;
-	own->n_syncing--;
+	own->is_syncing = false;
 	(void)pthread_cond_broadcast(&own->sync_is_over);
 	(void)pthread_mutex_unlock(&own->sync_lock);
 }
@@ -268,10 +267,10 @@ static bool wait_to_sync(const struct block_image *i, const struct block_file *f
 	(void)pthread_mutex_lock(&own->sync_lock);
 	if (!ticket)
 		ticket = own->n_sync_begun + 1;
-	while (own->n_syncing && own->n_sync_done < ticket)
+	while (own->is_syncing && own->n_sync_done < ticket)
 		(void)pthread_cond_wait(&own->sync_is_over, &own->sync_lock);
 	bool is_mine = own->n_sync_done < ticket;
-	own->n_syncing += is_mine;
+	own->is_syncing |= is_mine;
 	own->n_sync_begun += is_mine;
 	(void)pthread_mutex_unlock(&own->sync_lock);
 	return is_mine;

@@ -102,9 +102,9 @@ struct block_file {
 	char *path;
 	_Atomic int sync_error; /* see block_file_synced() */
 	/* See block_sync_begin(). */
-	pthread_mutex_t sync_lock; /* a leaf, of the next two */
+	pthread_mutex_t sync_lock; /* a leaf, of the rest of these */
 	pthread_cond_t sync_is_over;
-	unsigned n_syncing;
+	bool is_syncing;
 	uint64_t n_sync_begun, n_sync_done; /* numbers of syncs: the last that began, the last that came to an end of its own */
 	/* Learned when the host refuses; never unlearned. */
 	_Atomic bool has_no_punch, has_no_zero_range, has_no_discard;

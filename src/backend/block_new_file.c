@@ -2,7 +2,8 @@
 /* The files of a new image: one, or several where its data lie beside it.
  *
  * Each is written with a name that nobody looks for, made durable, and renamed; the image's own is the last one. So whoever
- * sees the image sees all of it, and what is stopped or fails leaves nothing. What is to be replaced is locked from before
+ * sees the image sees all of it, and what is stopped or fails leaves nothing (but for SIGKILL:
+ * a file without a name that anybody looks for). What is to be replaced is locked from before
  * the work until after, as if it were opened for writing: nobody loses a disk that is in use. The files beside it replace
  * nothing: they could not take their places all at once. */
 #include "backend/block_writer.h"

@@ -3,8 +3,7 @@
  * Names and layouts are those of QEMU's docs/interop/qcow2. The theory of operation is at the top of block_qcow2.c. */
 #pragma once
 #include "backend/block_impl.h"
-#include <endian.h>
-#include <string.h>
+#include "base/bytes.h"
 
 #define QCOW2_MAGIC 0x514649fbu
 
@@ -147,32 +146,6 @@ struct qcow2 {
 static inline struct qcow2 *qcow2_of(const struct block_image *i)
 {
 	return i->state;
-}
-
-static inline uint64_t qcow2_load64(const uint8_t *b)
-{
-	uint64_t v;
-	memcpy(&v, b, sizeof v);
-	return be64toh(v);
-}
-
-static inline void qcow2_store64(uint8_t *b, uint64_t v)
-{
-	v = htobe64(v);
-	memcpy(b, &v, sizeof v);
-}
-
-static inline uint32_t qcow2_load32(const uint8_t *b)
-{
-	uint32_t v;
-	memcpy(&v, b, sizeof v);
-	return be32toh(v);
-}
-
-static inline void qcow2_store32(uint8_t *b, uint32_t v)
-{
-	v = htobe32(v);
-	memcpy(b, &v, sizeof v);
 }
 
 static inline uint64_t qcow2_clusters_for(const struct qcow2 *q, uint64_t n_bytes)

@@ -79,7 +79,7 @@ static void walk_entry(struct walk *w, struct qcow2_entry e)
 static struct qcow2_entry entry_at(const struct qcow2 *q, const uint8_t *table, uint64_t k)
 {
 	const uint8_t *at = table + k * q->l2_entry_bytes;
-	return (struct qcow2_entry){ .descriptor = qcow2_load64(at), .bitmap = q->has_extl2 ? qcow2_load64(at + 8) : 0 };
+	return (struct qcow2_entry){ .descriptor = get_be64(at), .bitmap = q->has_extl2 ? get_be64(at + 8) : 0 };
 }
 
 static void walk_l1(struct walk *w, const uint64_t *entries, uint64_t n, bool is_active)
@@ -168,14 +168,14 @@ static void walk_snapshots(struct walk *w)
 		uint8_t b[40];
 		uint64_t *entries = NULL;
 		int rc = block_file_read(q->image, q->file, b, sizeof b, at);
-		uint32_t n_extra = qcow2_load32(b + 36);
+		uint32_t n_extra = get_be32(b + 36);
 		if (rc < 0 || n_extra > MAX_SNAPSHOT_EXTRA) {
 			count_failure(w, rc < 0 ? rc : -EINVAL);
 			return;
 		}
 		uint64_t n_names = (uint64_t)(b[12] << 8 | b[13]) + (uint64_t)(b[14] << 8 | b[15]);
 		at += align_up(sizeof b + n_extra + n_names, 8);
-		uint64_t l1_offset = qcow2_load64(b), n_l1 = qcow2_load32(b + 8);
+		uint64_t l1_offset = get_be64(b), n_l1 = get_be32(b + 8);
 		rc = load_entries(w, l1_offset, n_l1, &entries);
 		if (rc < 0) {
 			count_failure(w, rc);
@@ -205,7 +205,7 @@ static void walk_bitmaps(struct walk *w)
 			return;
 		}
 		int rc = block_file_read(q->image, q->file, b, sizeof b, at);
-		uint64_t offset = qcow2_load64(b), n = qcow2_load32(b + 8);
+		uint64_t offset = get_be64(b), n = get_be32(b + 8);
 		if (rc >= 0)
 			rc = load_entries(w, offset, n, &entries);
 		if (rc < 0) {
@@ -218,7 +218,7 @@ static void walk_bitmaps(struct walk *w)
 				mark(w, entries[i] & QCOW2_OFFSET_MASK, q->cluster_bytes);
 		}
 		free(entries);
-		at += align_up(sizeof b + (uint64_t)(b[18] << 8 | b[19]) + qcow2_load32(b + 20), 8);
+		at += align_up(sizeof b + (uint64_t)(b[18] << 8 | b[19]) + get_be32(b + 20), 8);
 	}
 }
 
@@ -310,7 +310,7 @@ static int check_l2_flags(struct walk *w, uint64_t offset, bool is_repairing)
 		if (e.descriptor & QCOW2_OFLAG_COMPRESSED || !(e.descriptor & QCOW2_OFFSET_MASK) ||
 		    qcow2_entry_check(q, e) < 0 || is_flag_right(w, e.descriptor))
 			continue;
-		qcow2_store64(w->table + k * q->l2_entry_bytes, e.descriptor ^ QCOW2_OFLAG_COPIED);
+		put_be64(w->table + k * q->l2_entry_bytes, e.descriptor ^ QCOW2_OFLAG_COPIED);
 		n_wrong++;
 	}
 	if (rc >= 0 && n_wrong && is_repairing) {

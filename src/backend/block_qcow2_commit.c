@@ -41,7 +41,7 @@ int qcow2_table_write(struct qcow2 *q, const struct qcow2_table *t, uint64_t fir
 	while (first < end) {
 		uint64_t n = min_u64(end - first, sizeof bytes / 8);
 		for (uint64_t k = 0; k < n; k++)
-			qcow2_store64(bytes + 8 * k, t->entries[first + k]);
+			put_be64(bytes + 8 * k, t->entries[first + k]);
 		int rc = block_file_write(q->image, q->file, bytes, (size_t)n * 8, t->offset_bytes + first * 8);
 		if (rc < 0)
 			return rc;
@@ -53,9 +53,9 @@ int qcow2_table_write(struct qcow2 *q, const struct qcow2_table *t, uint64_t fir
 int qcow2_write_features(struct qcow2 *q)
 {
 	uint8_t bits[24];
-	qcow2_store64(bits, q->incompatible);
-	qcow2_store64(bits + 8, q->compatible);
-	qcow2_store64(bits + 16, q->autoclear);
+	put_be64(bits, q->incompatible);
+	put_be64(bits + 8, q->compatible);
+	put_be64(bits + 16, q->autoclear);
 	int rc = q->version >= 3 ? block_file_write(q->image, q->file, bits, sizeof bits, 72) : 0;
 	return rc < 0 ? rc : block_file_sync(q->image, q->file);
 }

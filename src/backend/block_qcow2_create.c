@@ -177,9 +177,9 @@ static int set_entry(struct qcow2_new *n, uint64_t guest_cluster, struct qcow2_e
 	assert(index < n->n_l1);
 	n->l2_index = index;
 	n->has_l2 = true;
-	qcow2_store64(at, entry.descriptor);
+	put_be64(at, entry.descriptor);
 	if (n->l2_entry_bytes == 16)
-		qcow2_store64(at + 8, entry.bitmap);
+		put_be64(at + 8, entry.bitmap);
 	return rc;
 }
 
@@ -353,14 +353,14 @@ static void put_backing(const struct block_create_params *p, uint8_t *header)
 	if (!p->backing_name)
 		return;
 	if (n_format) {
-		qcow2_store32(header + at, EXT_BACKING_FORMAT);
-		qcow2_store32(header + at + 4, (uint32_t)n_format);
+		put_be32(header + at, EXT_BACKING_FORMAT);
+		put_be32(header + at + 4, (uint32_t)n_format);
 		memcpy(header + at + 8, p->backing_format, n_format);
 		at += 8 + (size_t)align_up(n_format, 8);
 	}
 	at += 8; /* zeroes: no more extensions */
-	qcow2_store64(header + 8, at);
-	qcow2_store32(header + 16, (uint32_t)strlen(p->backing_name));
+	put_be64(header + 8, at);
+	put_be32(header + 16, (uint32_t)strlen(p->backing_name));
 	memcpy(header + at, p->backing_name, strlen(p->backing_name));
 }
 
@@ -368,18 +368,18 @@ static int write_header(struct qcow2_new *n, uint64_t refcounts_offset, uint32_t
 {
 	const struct block_create_params *p = n->w->p;
 	uint8_t *h = n->l2; /* a cluster of zeroes, which is not needed any more */
-	qcow2_store32(h, QCOW2_MAGIC);
-	qcow2_store32(h + 4, 3);
-	qcow2_store32(h + 20, n->cluster_bits);
-	qcow2_store64(h + 24, n->w->n_bytes);
-	qcow2_store32(h + 36, (uint32_t)n->n_l1);
-	qcow2_store64(h + 40, n->cluster_bytes);
-	qcow2_store64(h + 48, refcounts_offset);
-	qcow2_store32(h + 56, n_refcount_clusters);
-	qcow2_store64(h + 72, (p->is_zstd ? QCOW2_INCOMPAT_COMPRESSION : 0u) | (p->has_extended_l2 ? QCOW2_INCOMPAT_EXTL2 : 0u));
-	qcow2_store64(h + 80, p->has_lazy_refcounts ? QCOW2_COMPAT_LAZY_REFCOUNTS : 0u);
-	qcow2_store32(h + 96, REFCOUNT_ORDER);
-	qcow2_store32(h + 100, HEADER_BYTES);
+	put_be32(h, QCOW2_MAGIC);
+	put_be32(h + 4, 3);
+	put_be32(h + 20, n->cluster_bits);
+	put_be64(h + 24, n->w->n_bytes);
+	put_be32(h + 36, (uint32_t)n->n_l1);
+	put_be64(h + 40, n->cluster_bytes);
+	put_be64(h + 48, refcounts_offset);
+	put_be32(h + 56, n_refcount_clusters);
+	put_be64(h + 72, (p->is_zstd ? QCOW2_INCOMPAT_COMPRESSION : 0u) | (p->has_extended_l2 ? QCOW2_INCOMPAT_EXTL2 : 0u));
+	put_be64(h + 80, p->has_lazy_refcounts ? QCOW2_COMPAT_LAZY_REFCOUNTS : 0u);
+	put_be32(h + 96, REFCOUNT_ORDER);
+	put_be32(h + 100, HEADER_BYTES);
 	h[104] = p->is_zstd;
 	put_backing(p, h);
 	return write_at(n, h, n->cluster_bytes, 0);

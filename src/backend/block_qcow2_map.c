@@ -48,15 +48,15 @@ int qcow2_l2_slice(struct qcow2 *q, uint64_t guest_cluster, bool can_block, stru
 struct qcow2_entry qcow2_entry_get(const struct qcow2 *q, const struct qcow2_slice *s, unsigned index)
 {
 	const uint8_t *at = s->bytes + (size_t)index * q->l2_entry_bytes;
-	return (struct qcow2_entry){ .descriptor = qcow2_load64(at), .bitmap = q->has_extl2 ? qcow2_load64(at + 8) : 0 };
+	return (struct qcow2_entry){ .descriptor = get_be64(at), .bitmap = q->has_extl2 ? get_be64(at + 8) : 0 };
 }
 
 void qcow2_entry_set(struct qcow2 *q, struct qcow2_slice *s, unsigned index, struct qcow2_entry entry)
 {
 	uint8_t *at = s->bytes + (size_t)index * q->l2_entry_bytes;
-	qcow2_store64(at, entry.descriptor);
+	put_be64(at, entry.descriptor);
 	if (q->has_extl2)
-		qcow2_store64(at + 8, entry.bitmap);
+		put_be64(at + 8, entry.bitmap);
 	qcow2_cache_dirty(&q->l2, s);
 }
 

@@ -43,11 +43,11 @@ struct header {
 static int parse_v3(struct qcow2 *q, const struct header *h, const char *path, struct err *e)
 {
 	const uint8_t *b = h->bytes;
-	q->incompatible = qcow2_load64(b + 72);
-	q->compatible = qcow2_load64(b + 80);
-	q->autoclear = qcow2_load64(b + 88);
-	q->refcount_order = qcow2_load32(b + 96);
-	q->header_bytes = qcow2_load32(b + 100);
+	q->incompatible = get_be64(b + 72);
+	q->compatible = get_be64(b + 80);
+	q->autoclear = get_be64(b + 88);
+	q->refcount_order = get_be32(b + 96);
+	q->header_bytes = get_be32(b + 100);
 	const uint64_t known = QCOW2_INCOMPAT_DIRTY | QCOW2_INCOMPAT_CORRUPT | QCOW2_INCOMPAT_DATA_FILE |
 	                       QCOW2_INCOMPAT_COMPRESSION | QCOW2_INCOMPAT_EXTL2;
 
@@ -80,22 +80,22 @@ static int read_header(struct qcow2 *q, struct header *h, struct err *e)
 	int rc = block_file_read_padded(q->image, q->file, b, sizeof h->bytes, 0);
 	if (rc < 0)
 		return err_set_errno(e, -rc, "cannot read '%s'", path);
-	if (qcow2_load32(b) != QCOW2_MAGIC)
+	if (get_be32(b) != QCOW2_MAGIC)
 		return BAD("it is no qcow2 image", path);
-	q->version = qcow2_load32(b + 4);
+	q->version = get_be32(b + 4);
 	if (q->version < 2 || q->version > 3)
 		return err_set(e, ENOTSUP, "cannot open '%s': not supported yet: qcow2 version %u", path, q->version);
-	h->backing_offset = qcow2_load64(b + 8);
-	h->backing_bytes = qcow2_load32(b + 16);
-	q->cluster_bits = qcow2_load32(b + 20);
-	q->size_bytes = qcow2_load64(b + 24);
-	h->crypt_method = qcow2_load32(b + 32);
-	h->n_l1 = qcow2_load32(b + 36);
-	h->l1_offset = qcow2_load64(b + 40);
-	h->refcount_offset = qcow2_load64(b + 48);
-	h->n_refcount_clusters = qcow2_load32(b + 56);
-	q->n_snapshots = qcow2_load32(b + 60);
-	q->snapshots_offset = qcow2_load64(b + 64);
+	h->backing_offset = get_be64(b + 8);
+	h->backing_bytes = get_be32(b + 16);
+	q->cluster_bits = get_be32(b + 20);
+	q->size_bytes = get_be64(b + 24);
+	h->crypt_method = get_be32(b + 32);
+	h->n_l1 = get_be32(b + 36);
+	h->l1_offset = get_be64(b + 40);
+	h->refcount_offset = get_be64(b + 48);
+	h->n_refcount_clusters = get_be32(b + 56);
+	q->n_snapshots = get_be32(b + 60);
+	q->snapshots_offset = get_be64(b + 64);
 	if (q->cluster_bits < MIN_CLUSTER_BITS || q->cluster_bits > MAX_CLUSTER_BITS)
 		return BAD("its clusters have 2^%u bytes; 2^9 to 2^21 are supported", path, q->cluster_bits);
 	q->cluster_bytes = 1ull << q->cluster_bits;
@@ -163,11 +163,11 @@ static int parse_bitmaps(struct qcow2 *q, const uint8_t *data, uint32_t n, struc
 {
 	if (!(q->autoclear & QCOW2_AUTOCLEAR_BITMAPS))
 		return 0; /* out of date: nobody's any more */
-	if (n != 24 || !qcow2_load32(data) || qcow2_load32(data) > 65535)
+	if (n != 24 || !get_be32(data) || get_be32(data) > 65535)
 		return BAD("its bitmaps extension is damaged", q->file->path);
-	q->n_bitmaps = qcow2_load32(data);
-	q->bitmaps_bytes = qcow2_load64(data + 8);
-	q->bitmaps_offset = qcow2_load64(data + 16);
+	q->n_bitmaps = get_be32(data);
+	q->bitmaps_bytes = get_be64(data + 8);
+	q->bitmaps_offset = get_be64(data + 16);
 	if (q->bitmaps_bytes > (64u << 20) || !is_table(q, q->bitmaps_offset, q->bitmaps_bytes))
 		return BAD("its bitmap directory is at 0x%llx", q->file->path, (unsigned long long)q->bitmaps_offset);
 	return 0;
@@ -178,7 +178,7 @@ static int parse_extensions(struct qcow2 *q, struct header *h, const uint8_t *cl
 	const char *path = q->file->path;
 	uint64_t at = q->header_bytes, end = h->backing_offset ? h->backing_offset : q->cluster_bytes;
 	while (at + 8 <= end) {
-		uint32_t type = qcow2_load32(cluster + at), n = qcow2_load32(cluster + at + 4);
+		uint32_t type = get_be32(cluster + at), n = get_be32(cluster + at + 4);
 		at += 8;
 		if (!type)
 			return 0;

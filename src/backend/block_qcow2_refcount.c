@@ -202,14 +202,14 @@ static int write_growth(struct qcow2 *q, const struct growth *g, const uint64_t 
 		rc = block_file_write(q->image, q->file, block, (size_t)q->cluster_bytes, (g->start + b) << q->cluster_bits);
 	}
 	for (uint64_t k = 0; k < g->n_entries; k++)
-		qcow2_store64(table + 8 * k, entries[k]);
+		put_be64(table + 8 * k, entries[k]);
 	uint64_t table_offset = (g->start + g->n_blocks) << q->cluster_bits;
 	if (rc >= 0)
 		rc = block_file_write(q->image, q->file, table, (size_t)g->n_entries * 8, table_offset);
 	if (rc >= 0)
 		rc = block_file_sync(q->image, q->file);
-	qcow2_store64(header, table_offset);
-	qcow2_store32(header + 8, (uint32_t)g->n_table);
+	put_be64(header, table_offset);
+	put_be32(header + 8, (uint32_t)g->n_table);
 	if (rc >= 0)
 		rc = block_file_write(q->image, q->file, header, sizeof header, 48); /* both fields, in one sector */
 	return rc < 0 ? rc : block_file_sync(q->image, q->file);

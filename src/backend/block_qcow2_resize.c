@@ -37,8 +37,8 @@ static int grow_l1(struct qcow2 *q, uint64_t n_entries)
 		rc = qcow2_commit_counts(q); /* the table is counted before the header names it */
 	if (rc >= 0)
 		rc = block_file_sync(q->image, q->file);
-	qcow2_store32(header, (uint32_t)n_entries);
-	qcow2_store64(header + 4, t.offset_bytes);
+	put_be32(header, (uint32_t)n_entries);
+	put_be64(header + 4, t.offset_bytes);
 	if (rc >= 0)
 		rc = block_file_write(q->image, q->file, header, sizeof header, 36); /* both fields, in one sector */
 	if (rc >= 0)
@@ -128,7 +128,7 @@ int qcow2_resize(struct block_image *i, uint64_t n_bytes, struct err *e)
 	block_unlock(i);
 	if (rc >= 0)
 		rc = qcow2_commit(q);
-	qcow2_store64(size, n_bytes);
+	put_be64(size, n_bytes);
 	if (rc >= 0)
 		rc = block_file_write(i, q->file, size, sizeof size, 24);
 	if (rc >= 0)

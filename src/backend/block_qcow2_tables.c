@@ -57,14 +57,16 @@ int qcow2_tables_reserve(struct qcow2 *q, uint64_t n)
 	if (larger.n_slots <= s->n_slots)
 		return 0;
 	struct err e;
-	int rc = block_charge(q->image, (larger.n_slots - s->n_slots) * sizeof *s->slots, &e);
-	if (rc < 0)
-		return rc;
-	if (!larger.seed)
-		larger.seed = new_seed();
-	larger.slots = calloc((size_t)larger.n_slots, sizeof *larger.slots);
+	larger.slots = calloc((size_t)larger.n_slots, sizeof *larger.slots); /* takes pages when it is touched */
 	if (!larger.slots)
 		return -ENOMEM;
+	int rc = block_charge(q->image, (larger.n_slots - s->n_slots) * sizeof *s->slots, &e);
+	if (rc < 0) {
+		free(larger.slots);
+		return rc;
+	}
+	if (!larger.seed)
+		larger.seed = new_seed();
 	for (uint64_t k = 0; k < s->n_slots; k++) {
 		if (s->slots[k])
 			*find(&larger, s->slots[k] & CLUSTER_MASK) = s->slots[k];

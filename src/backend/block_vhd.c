@@ -60,7 +60,7 @@ static int vhd_load(struct block_table *t, uint32_t index, uint32_t *entries)
 	uint8_t bytes[BLOCK_TABLE_PAGE_ENTRIES * 4];
 	int rc = read_page(v, index, bytes);
 	for (uint32_t k = 0; rc >= 0 && k < block_table_page_entries(t, index); k++) {
-		uint32_t entry = vhd_load32(bytes + 4ul * k);
+		uint32_t entry = get_be32(bytes + 4ul * k);
 		if (entry == VHD_UNUSED_ENTRY)
 			entries[k] = BLOCK_ENTRY_ABSENT;
 		else
@@ -81,7 +81,7 @@ static int vhd_store(struct block_table *t, const struct block_table_page *p)
 	for (uint32_t k = 0; k < n; k++) {
 		uint32_t entry = p->entries[k];
 		if (entry != BLOCK_ENTRY_ABSENT && entry != BLOCK_ENTRY_DAMAGED)
-			vhd_store32(bytes + 4ul * k, entry);
+			put_be32(bytes + 4ul * k, entry);
 	}
 	return block_file_write(v->disk.image, v->file, bytes, 4ul * n,
 	                      v->table_offset_bytes + p->index * (BLOCK_TABLE_PAGE_ENTRIES * 4ull));
@@ -193,7 +193,7 @@ static const struct block_table_ops vhd_table_ops = {
 static bool is_footer(const uint8_t *p)
 {
 	return memcmp(p, "conectix", 8) == 0 &&
-	       vhd_load32(p + FOOTER_CHECKSUM) == vhd_checksum(p, VHD_SECTOR_BYTES, FOOTER_CHECKSUM);
+	       get_be32(p + FOOTER_CHECKSUM) == vhd_checksum(p, VHD_SECTOR_BYTES, FOOTER_CHECKSUM);
 }
 
 /* Finds the footer: at the end, or its copy in front when the end was lost. */
@@ -216,7 +216,7 @@ static int find_footer(struct vhd *v, struct err *e)
 	if (rc < 0)
 		return err_set_errno(e, -rc, "its footer cannot be read");
 	v->end_bytes = align_up(n, VHD_SECTOR_BYTES);
-	if (!is_footer(v->footer) || vhd_load32(v->footer + FOOTER_TYPE) == VHD_TYPE_FIXED)
+	if (!is_footer(v->footer) || get_be32(v->footer + FOOTER_TYPE) == VHD_TYPE_FIXED)
 		return err_set(e, EINVAL, "it has no valid VHD footer");
 	log_warn(&v->disk.image->log, "the image was not closed in order: its VHD footer is taken from the copy in front");
 	return 0;
@@ -230,17 +230,17 @@ static uint64_t disk_bytes(const uint8_t *f)
 	uint64_t n_sectors = n_cylinders * f[FOOTER_HEADS] * f[FOOTER_SECTORS];
 	bool means_geometry = memcmp(f + FOOTER_CREATOR, "vpc ", 4) == 0 || memcmp(f + FOOTER_CREATOR, "qemu", 4) == 0;
 	return means_geometry && n_sectors != VHD_MAX_GEOMETRY ? n_sectors * VHD_SECTOR_BYTES :
-	                                                         vhd_load64(f + FOOTER_CURRENT_SIZE);
+	                                                         get_be64(f + FOOTER_CURRENT_SIZE);
 }
 
 static int check_footer(struct vhd *v, struct err *e)
 {
 	const uint8_t *f = v->footer;
-	uint32_t type = vhd_load32(f + FOOTER_TYPE);
+	uint32_t type = get_be32(f + FOOTER_TYPE);
 	uint64_t n_bytes = disk_bytes(f);
 
-	if (vhd_load32(f + FOOTER_VERSION) >> 16 != VHD_VERSION_MAJOR)
-		return err_set(e, EINVAL, "its VHD version is 0x%08x, which is not known", vhd_load32(f + FOOTER_VERSION));
+	if (get_be32(f + FOOTER_VERSION) >> 16 != VHD_VERSION_MAJOR)
+		return err_set(e, EINVAL, "its VHD version is 0x%08x, which is not known", get_be32(f + FOOTER_VERSION));
 	if (type == VHD_TYPE_DIFFERENCING)
 		return err_set(e, ENOTSUP, "not supported yet: it is a differencing VHD, which has a parent");
 	if (type != VHD_TYPE_FIXED && type != VHD_TYPE_DYNAMIC)
@@ -261,12 +261,12 @@ static int check_footer(struct vhd *v, struct err *e)
 
 static int check_header(struct vhd *v, const uint8_t *h, struct err *e)
 {
-	uint32_t block_bytes = vhd_load32(h + HEADER_BLOCK_BYTES), n_entries = vhd_load32(h + HEADER_N_ENTRIES);
-	if (memcmp(h, "cxsparse", 8) != 0 || vhd_load32(h + HEADER_CHECKSUM) != vhd_checksum(h, VHD_HEADER_BYTES, HEADER_CHECKSUM))
+	uint32_t block_bytes = get_be32(h + HEADER_BLOCK_BYTES), n_entries = get_be32(h + HEADER_N_ENTRIES);
+	if (memcmp(h, "cxsparse", 8) != 0 || get_be32(h + HEADER_CHECKSUM) != vhd_checksum(h, VHD_HEADER_BYTES, HEADER_CHECKSUM))
 		return err_set(e, EINVAL, "its dynamic VHD header is damaged");
-	if (vhd_load32(h + HEADER_VERSION) >> 16 != VHD_VERSION_MAJOR)
+	if (get_be32(h + HEADER_VERSION) >> 16 != VHD_VERSION_MAJOR)
 		return err_set(e, EINVAL, "its dynamic VHD header has version 0x%08x, which is not known",
-		               vhd_load32(h + HEADER_VERSION));
+		               get_be32(h + HEADER_VERSION));
 	if (!is_power_of_two(block_bytes) || block_bytes < VHD_MIN_BLOCK_BYTES || block_bytes > VHD_MAX_BLOCK_BYTES)
 		return err_set(e, EINVAL, "its VHD block size is %u: a power of two from 64 KiB to 64 MiB is needed",
 		               block_bytes);
@@ -274,7 +274,7 @@ static int check_header(struct vhd *v, const uint8_t *h, struct err *e)
 	if (n_entries < n_blocks)
 		return err_set(e, EINVAL, "its VHD table has %u entries, and the disk has %llu blocks", n_entries,
 		               (unsigned long long)n_blocks);
-	v->table_offset_bytes = vhd_load64(h + HEADER_TABLE_OFFSET);
+	v->table_offset_bytes = get_be64(h + HEADER_TABLE_OFFSET);
 	v->table_bytes = align_up(n_blocks * 4, VHD_SECTOR_BYTES);
 	if (v->table_offset_bytes % VHD_SECTOR_BYTES || v->table_offset_bytes < VHD_SECTOR_BYTES ||
 	    v->table_offset_bytes > v->end_bytes || v->table_bytes > v->end_bytes - v->table_offset_bytes ||
@@ -297,7 +297,7 @@ static int check_header(struct vhd *v, const uint8_t *h, struct err *e)
 static int open_dynamic(struct vhd *v, struct err *e)
 {
 	uint8_t h[VHD_HEADER_BYTES];
-	v->header_offset_bytes = vhd_load64(v->footer + FOOTER_DATA_OFFSET);
+	v->header_offset_bytes = get_be64(v->footer + FOOTER_DATA_OFFSET);
 	if (v->header_offset_bytes % VHD_SECTOR_BYTES || v->header_offset_bytes < VHD_SECTOR_BYTES ||
 	    v->header_offset_bytes > v->end_bytes || VHD_HEADER_BYTES > v->end_bytes - v->header_offset_bytes)
 		return err_set(e, EINVAL, "its dynamic VHD header does not lie in the file");

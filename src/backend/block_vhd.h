@@ -2,9 +2,8 @@
 /* block_vhd.h - the layout of VHD images, for block_vhd*.c: Microsoft's "Virtual Hard Disk Image Format Specification" 1.0.
  * Numbers are big-endian. */
 #pragma once
+#include "base/bytes.h"
 #include "base/checked.h"
-#include <endian.h>
-#include <string.h>
 
 #define VHD_SECTOR_BYTES 512u
 #define VHD_HEADER_BYTES 1024u
@@ -27,32 +26,6 @@ enum {
 	HEADER_DATA_OFFSET = 8, HEADER_TABLE_OFFSET = 16, HEADER_VERSION = 24, HEADER_N_ENTRIES = 28, HEADER_BLOCK_BYTES = 32,
 	HEADER_CHECKSUM = 36,
 };
-
-static inline uint32_t vhd_load32(const uint8_t *p)
-{
-	uint32_t v;
-	memcpy(&v, p, sizeof v);
-	return be32toh(v);
-}
-
-static inline uint64_t vhd_load64(const uint8_t *p)
-{
-	uint64_t v;
-	memcpy(&v, p, sizeof v);
-	return be64toh(v);
-}
-
-static inline void vhd_store32(uint8_t *p, uint32_t v)
-{
-	v = htobe32(v);
-	memcpy(p, &v, sizeof v);
-}
-
-static inline void vhd_store64(uint8_t *p, uint64_t v)
-{
-	v = htobe64(v);
-	memcpy(p, &v, sizeof v);
-}
 
 /* The one's complement of the sum of all bytes but the checksum's own. */
 static inline uint32_t vhd_checksum(const uint8_t *p, size_t n_bytes, size_t at)

@@ -61,21 +61,21 @@ static int fill_footer(struct vhd_new *v, uint64_t n_bytes)
 {
 	uint8_t *f = v->footer;
 	memcpy(f, "conectix", 8);
-	vhd_store32(f + FOOTER_FEATURES, 2); /* always set */
-	vhd_store32(f + FOOTER_VERSION, VHD_VERSION_MAJOR << 16);
-	vhd_store64(f + FOOTER_DATA_OFFSET, v->is_dynamic ? HEADER_AT : VHD_NO_DATA_OFFSET);
-	vhd_store32(f + FOOTER_TIMESTAMP, (uint32_t)((long long)time(NULL) - YEAR_2000));
+	put_be32(f + FOOTER_FEATURES, 2); /* always set */
+	put_be32(f + FOOTER_VERSION, VHD_VERSION_MAJOR << 16);
+	put_be64(f + FOOTER_DATA_OFFSET, v->is_dynamic ? HEADER_AT : VHD_NO_DATA_OFFSET);
+	put_be32(f + FOOTER_TIMESTAMP, (uint32_t)((long long)time(NULL) - YEAR_2000));
 	/* Of those that everybody, QEMU before 10 too, takes to mean the size and not the geometry. */
 	memcpy(f + FOOTER_CREATOR, "qem2", 4);
-	vhd_store32(f + FOOTER_CREATOR_VERSION, 0x00050003);
+	put_be32(f + FOOTER_CREATOR_VERSION, 0x00050003);
 	memcpy(f + FOOTER_CREATOR_HOST, "Wi2k", 4);
-	vhd_store64(f + FOOTER_ORIGINAL_SIZE, n_bytes);
-	vhd_store64(f + FOOTER_CURRENT_SIZE, n_bytes);
+	put_be64(f + FOOTER_ORIGINAL_SIZE, n_bytes);
+	put_be64(f + FOOTER_CURRENT_SIZE, n_bytes);
 	put_geometry(f, n_bytes / VHD_SECTOR_BYTES);
-	vhd_store32(f + FOOTER_TYPE, v->is_dynamic ? VHD_TYPE_DYNAMIC : VHD_TYPE_FIXED);
+	put_be32(f + FOOTER_TYPE, v->is_dynamic ? VHD_TYPE_DYNAMIC : VHD_TYPE_FIXED);
 	if (!block_write_random(f + FOOTER_ID, 16))
 		return -EIO;
-	vhd_store32(f + FOOTER_CHECKSUM, vhd_checksum(f, VHD_SECTOR_BYTES, FOOTER_CHECKSUM));
+	put_be32(f + FOOTER_CHECKSUM, vhd_checksum(f, VHD_SECTOR_BYTES, FOOTER_CHECKSUM));
 	return 0;
 }
 
@@ -126,7 +126,7 @@ static int add_block(struct block_writer *w, uint64_t number, const uint8_t *byt
 	uint8_t bitmap[BITMAP_BYTES];
 	assert(number < v->n_blocks);
 	memset(bitmap, 0xff, sizeof bitmap);
-	vhd_store32(v->table + 4 * number, (uint32_t)(v->end_bytes / VHD_SECTOR_BYTES)); /* 2040 GiB and the bitmaps: no overflow */
+	put_be32(v->table + 4 * number, (uint32_t)(v->end_bytes / VHD_SECTOR_BYTES)); /* 2040 GiB and the bitmaps: no overflow */
 	int rc = block_write_all(w->fd, bitmap, sizeof bitmap, v->end_bytes);
 	if (rc >= 0)
 		rc = block_write_sparsely(w->fd, bytes, BLOCK_BYTES, v->end_bytes + BITMAP_BYTES);
@@ -152,12 +152,12 @@ static int write_front(const struct block_writer *w)
 	const struct vhd_new *v = w->state;
 	uint8_t h[VHD_HEADER_BYTES] = { 0 };
 	memcpy(h, "cxsparse", 8);
-	vhd_store64(h + HEADER_DATA_OFFSET, VHD_NO_DATA_OFFSET);
-	vhd_store64(h + HEADER_TABLE_OFFSET, TABLE_AT);
-	vhd_store32(h + HEADER_VERSION, VHD_VERSION_MAJOR << 16);
-	vhd_store32(h + HEADER_N_ENTRIES, v->n_blocks);
-	vhd_store32(h + HEADER_BLOCK_BYTES, BLOCK_BYTES);
-	vhd_store32(h + HEADER_CHECKSUM, vhd_checksum(h, sizeof h, HEADER_CHECKSUM));
+	put_be64(h + HEADER_DATA_OFFSET, VHD_NO_DATA_OFFSET);
+	put_be64(h + HEADER_TABLE_OFFSET, TABLE_AT);
+	put_be32(h + HEADER_VERSION, VHD_VERSION_MAJOR << 16);
+	put_be32(h + HEADER_N_ENTRIES, v->n_blocks);
+	put_be32(h + HEADER_BLOCK_BYTES, BLOCK_BYTES);
+	put_be32(h + HEADER_CHECKSUM, vhd_checksum(h, sizeof h, HEADER_CHECKSUM));
 	int rc = block_write_all(w->fd, v->footer, sizeof v->footer, 0);
 	if (rc >= 0)
 		rc = block_write_all(w->fd, h, sizeof h, HEADER_AT);

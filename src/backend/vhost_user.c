@@ -4,8 +4,8 @@
  * A message is a header (kind, flags, length of the payload, in the machine's byte order), a payload, and descriptors that
  * travel beside its first byte. One request is under way at a time: it is sent, and if it has an answer that is awaited,
  * so that whatever arrives at any other moment is a violation. What the backend asks has a socket of its own, which is
- * served meanwhile. With REPLY_ACK, which most backends have, every request
- * has an answer, and a failure is known where it happens. */
+ * served meanwhile. With REPLY_ACK, which most backends have, every request has an answer, and a failure is known where it
+ * happens. */
 #include "backend/vhost_user.h"
 
 #include "base/checked.h"

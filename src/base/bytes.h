@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* bytes.h - little-endian numbers at any alignment: tables, headers, register windows. */
+/* bytes.h - numbers of either order at any alignment: tables, headers, register windows, images. */
 #pragma once
 #include "base/forward.h"
 #include <endian.h>
@@ -41,6 +41,32 @@ static inline void put_le32(void *p, uint32_t v)
 static inline void put_le64(void *p, uint64_t v)
 {
 	v = htole64(v);
+	memcpy(p, &v, sizeof v);
+}
+
+static inline uint32_t get_be32(const void *p)
+{
+	uint32_t v;
+	memcpy(&v, p, sizeof v);
+	return be32toh(v);
+}
+
+static inline uint64_t get_be64(const void *p)
+{
+	uint64_t v;
+	memcpy(&v, p, sizeof v);
+	return be64toh(v);
+}
+
+static inline void put_be32(void *p, uint32_t v)
+{
+	v = htobe32(v);
+	memcpy(p, &v, sizeof v);
+}
+
+static inline void put_be64(void *p, uint64_t v)
+{
+	v = htobe64(v);
 	memcpy(p, &v, sizeof v);
 }
 

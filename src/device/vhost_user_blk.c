@@ -5,40 +5,9 @@
 
 #include "base/bytes.h"
 #include "base/checked.h"
+#include "device/virtio_blk_layout.h"
 
 #include <errno.h>
-
-/* 5.2.3 Feature bits */
-#define VIRTIO_BLK_F_SIZE_MAX (1ull << 1)
-#define VIRTIO_BLK_F_SEG_MAX (1ull << 2)
-#define VIRTIO_BLK_F_GEOMETRY (1ull << 4)
-#define VIRTIO_BLK_F_RO (1ull << 5)
-#define VIRTIO_BLK_F_BLK_SIZE (1ull << 6)
-#define VIRTIO_BLK_F_FLUSH (1ull << 9)
-#define VIRTIO_BLK_F_TOPOLOGY (1ull << 10)
-#define VIRTIO_BLK_F_CONFIG_WCE (1ull << 11)
-#define VIRTIO_BLK_F_MQ (1ull << 12)
-#define VIRTIO_BLK_F_DISCARD (1ull << 13)
-#define VIRTIO_BLK_F_WRITE_ZEROES (1ull << 14)
-
-/* 5.2.4 struct virtio_blk_config: offsets */
-enum {
-	SPACE_CAPACITY = 0,
-	SPACE_SIZE_MAX = 8,
-	SPACE_SEG_MAX = 12,
-	SPACE_BLK_SIZE = 20,
-	SPACE_WRITEBACK = 32,
-	SPACE_NUM_QUEUES = 34,
-	SPACE_MAX_DISCARD_SECTORS = 36,
-	SPACE_MAX_DISCARD_SEG = 40,
-	SPACE_MAX_WRITE_ZEROES_SECTORS = 48,
-	SPACE_MAX_WRITE_ZEROES_SEG = 52,
-	SPACE_BYTES = 60,
-};
-
-struct disk {
-	struct vhost_user_device d; /* first */
-};
 
 /* Some backends offer these and leave the field 0: a driver that believed them could transfer nothing. */
 static int check_limit(struct vhost_user_device *d, uint64_t feature, uint32_t limit, const uint8_t *was, struct err *e)
@@ -69,7 +38,7 @@ static const struct {
 /* A driver reads them once: they may grow, and that is for the next driver. 0 counts as no limit. */
 static int check_no_less(const struct vhost_user_device *d, const uint8_t *space, const uint8_t *was, struct err *e)
 {
-	for (size_t i = 0; i < sizeof limits / sizeof *limits; i++) {
+	for (size_t i = 0; i < ARRAY_LEN(limits); i++) {
 		uint32_t now = get_le32(space + limits[i].offset), before = get_le32(was + limits[i].offset);
 		if ((d->v.offered & limits[i].feature) && now - 1 < before - 1)
 			return err_set(e, EINVAL, "its limit of %s has shrunk from %u to %u", limits[i].name, before, now);
@@ -150,7 +119,7 @@ const struct virtio_class vhost_user_blk = {
 	.name = "vhost-user-block",
 	.virtio_id = VIRTIO_ID_BLOCK,
 	.n_space_bytes = SPACE_BYTES,
-	.size = sizeof(struct disk),
+	.size = sizeof(struct vhost_user_device),
 	.queue_size = 128,
 	.open = disk_open,
 	.close = vhost_user_device_close,

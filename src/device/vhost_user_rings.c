@@ -15,7 +15,7 @@
  * write to memory that the guest has given to others. So such a backend gets rings of ours (*relayed*, vhost_user_relay.h).
  *
  * GET_VRING_BASE ends a ring, but some backends answer it while what they took is still being worked on. Pause and reset
- * need more: they wait until the used index has come to the base, which nobody passes.
+ * need more: they wait until the used index has come to the base, and no longer: a guest may write there, too.
  *
  * Interrupts pass through the loop in both cases: the backend's event descriptor is read here, and the transport does what
  * the vector's mask asks for. */
@@ -24,7 +24,7 @@
 #include "base/checked.h"
 #include "base/cleanup.h"
 #include "base/clock.h"
-#include "base/event_fd.h"
+#include "base/shared_event.h"
 
 #include <assert.h>
 #include <errno.h>
@@ -199,7 +199,7 @@ static int start_ring(struct vhost_user_queue *q, struct err *e)
 	if (rc < 0)
 		return rc;
 	/* There may be chains of before, and the last backend may have worked on while we had given it up. */
-	event_fd_raise(r.kick_fd);
+	shared_event_raise(r.kick_fd);
 	if (q->has_run && !d->is_relayed)
 		virtio_signal_foreign(&d->v, q->index);
 	q->is_running = q->has_run = true;
@@ -236,7 +236,7 @@ static void on_call(struct source *s, uint32_t events)
 {
 	struct vhost_user_queue *q = container_of(s, struct vhost_user_queue, call);
 	(void)events;
-	if (!event_fd_take(s->fd) || !q->is_running)
+	if (!shared_event_take(s->fd) || !q->is_running)
 		return;
 	if (!q->d->is_relayed) {
 		virtio_signal_foreign(&q->d->v, q->index);
@@ -254,7 +254,7 @@ void vhost_user_device_kick(struct virtio_device *v, unsigned queue)
 	struct vhost_user_queue *q = &d->queues[queue];
 	assert(d->is_relayed);
 	if (vhost_user_relay_take(&q->relay, d->scratch) && q->is_running)
-		event_fd_raise(q->kick_fd);
+		shared_event_raise(q->kick_fd);
 }
 
 /* Each queue of a transition may wait for what the ones before it have left: whoever waits for all of them does so for no

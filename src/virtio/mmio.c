@@ -98,7 +98,8 @@ static void acknowledge(struct virtio_mmio *t, uint32_t bits)
 		irq_line_pulse(&t->line);
 }
 
-/* 4.2.2.1: a reset clears InterruptStatus; nothing runs any more that could set it, and Status does not read 0 yet. */
+/* 4.2.2.1: a reset clears InterruptStatus; no queue runs any more, and Status does not read 0 yet. A resize that comes now
+ * may set its bit again: the next driver asks needlessly. */
 static void forget_interrupts(void *transport)
 {
 	acknowledge(transport, UINT32_MAX);

@@ -9,7 +9,7 @@
 
 #include "base/checked.h"
 #include "base/cleanup.h"
-#include "base/event_fd.h"
+#include "base/shared_event.h"
 #include "base/host_cpus.h"
 
 #include <assert.h>
@@ -308,7 +308,7 @@ static void stop_queues(struct virtio_device *v)
 		loop_flush(s->loop); /* `again` may be pending */
 		loop_thread_stop(&s->thread);
 		s->loop = NULL;
-		(void)event_fd_take(s->kick_fd); /* a kick for the old life */
+		(void)shared_event_take(s->kick_fd); /* a kick for the old life */
 	}
 	v->is_started = v->is_paused = false;
 }
@@ -638,5 +638,5 @@ void virtio_kick(struct virtio_device *v, unsigned queue)
 		guest_warn(&v->log, &v->guest_limit, "queue %u is kicked; there are %u", queue, v->n_queues);
 		return;
 	}
-	event_fd_raise(v->slots[queue].kick_fd);
+	shared_event_raise(v->slots[queue].kick_fd);
 }

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Disks: a block image, and a rate limit when one is asked for; or another process that serves one. */
 #include "backend/block.h"
+#include "base/checked.h"
 #include "base/clock.h"
 #include "device/rate_limit.h"
 #include "device/vhost_user_blk.h"
@@ -115,7 +116,7 @@ static void warn_of_no_effect(struct machine *m, const struct disk_config *c)
 		{ c->serial, "serial" }, { c->direct, "direct" }, { c->sync != SYNC_FULL, "sync" },
 		{ c->image_type != IMAGE_UNKNOWN, "image_type" }, { !c->sparse, "sparse" },
 	};
-	for (size_t i = 0; i < sizeof options / sizeof *options; i++) {
+	for (size_t i = 0; i < ARRAY_LEN(options); i++) {
 		if (options[i].is_said)
 			log_warn(&log, "%s has no effect with vhost_user: it is the backend's matter", options[i].name);
 	}

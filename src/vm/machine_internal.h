@@ -138,8 +138,8 @@ int machine_make_virtio(struct machine *m, struct attached *a, const struct virt
 /* Onto the transport, with its memory; vCPUs do not run, and nothing does where it brings some. On failure the device is off
  * the transport, and its memory unmapped. slot: of PCI. */
 int machine_plug(struct machine *m, struct attached *a, int slot, struct err *e);
-/* vCPUs do not run, or its transport is gone already. Its memory stays mapped until the machine ends; see
- * machine_unmap_memory(). */
+/* vCPUs do not run, or its transport is gone already. What machine_unmap_memory() took from the guest is given
+ * back here. */
 void machine_free_device(struct machine *m, struct attached *a);
 
 /* The codes that speak of what was asked for are not the host's to use: -EIO instead. */

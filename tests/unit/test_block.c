@@ -8,14 +8,9 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
-#include <linux/filter.h>
 #include <linux/loop.h>
-#include <linux/seccomp.h>
 #include <stdarg.h>
-#include <stddef.h>
 #include <sys/ioctl.h>
-#include <sys/mman.h>
-#include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -221,15 +216,6 @@ static bool faulty_finish(struct block_lane *lane, struct block_request *r, long
 	return block_raw_format.finish(lane, r, result);
 }
 
-/* An image that is all hole. */
-static enum block_next holes_prepare(struct block_lane *lane, struct block_request *r)
-{
-	(void)lane;
-	if (r->n_done_bytes < r->n_bytes)
-		block_transfer_fill(r, NULL, r->n_bytes - r->n_done_bytes);
-	return BLOCK_NEXT_DONE;
-}
-
 static const struct block_format faulty_format = {
 	.name = "faulty", .prepare = faulty_prepare, .finish = faulty_finish,
 };
@@ -394,26 +380,13 @@ TEST(the_engine_is_io_uring_when_it_is_to_be_had)
 	bench_close(&b);
 }
 
-static void forbid_io_uring(void)
-{
-	struct sock_filter code[] = {
-		BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
-		BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_io_uring_setup, 0, 1),
-		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | EPERM),
-		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
-	};
-	struct sock_fprog program = { .len = ARRAY_LEN(code), .filter = code };
-	EQ(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), 0);
-	EQ(prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program), 0);
-}
-
 TEST(workers_do_the_work_where_io_uring_is_forbidden)
 {
 	struct bench b;
 	uint8_t out[1024], in[1024] = { 0 };
 	fill(out, sizeof out);
 	bench_open(&b, "/tmp", 4096, BUFFERED, NULL);
-	forbid_io_uring();
+	test_forbid_call(SYS_io_uring_setup);
 	EQ(run_op(&b, BLOCK_WRITE, 512, out, sizeof out), 0);
 	EQ(run_op(&b, BLOCK_READ, 512, in, sizeof in), 0);
 	MEM_EQ(out, in, sizeof in);
@@ -843,73 +816,6 @@ TEST(no_bounce_buffer_is_kept_while_its_request_waits)
 		free(data);
 		free(ops);
 	}
-}
-
-/* Buffers in a mapped file that somebody cut off: an error of the request, bounced or not, and the image keeps its bytes. */
-TEST(buffers_that_are_gone_fail_the_request)
-{
-	enum { N = 8192 };
-	for (int mode = 0; mode < 4; mode++) {
-		for (size_t at = 0; at < 2; at++) { /* 1: what direct I/O has to bounce */
-			struct bench b;
-			struct op *o = calloc(1, sizeof *o);
-			uint8_t *kept = page_buffer(N);
-			bench_open(&b, "/var/tmp", 65536, mode, NULL);
-			int fd = memfd_create("buffers", MFD_CLOEXEC);
-			OK(fd >= 0 && ftruncate(fd, 2 * N) == 0);
-			uint8_t *buffer = mmap(NULL, 2 * N, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
-			OK(buffer != MAP_FAILED);
-			memset(buffer, 0x5a, 2 * N);
-			for (int is_cut_off = 0; is_cut_off < 2; is_cut_off++) {
-				EQ(ftruncate(fd, is_cut_off ? 0 : 2 * N), 0);
-				for (enum block_op op = BLOCK_READ; op <= BLOCK_WRITE; op++) {
-					o->iov[0] = (struct iovec){ .iov_base = buffer + at, .iov_len = N };
-					o->r.n_iov = 1;
-					o->r.may_fault = true;
-					/* A write, then a read. */
-					submit(&b, o, op == BLOCK_READ ? BLOCK_WRITE : BLOCK_READ, 0, N);
-					EQ(wait_for(&b, o), is_cut_off ? -EFAULT : 0);
-				}
-			}
-			EQ(run_op(&b, BLOCK_READ, 0, kept, N), 0);
-			for (size_t k = 0; k < N; k++)
-				EQ(kept[k], 0x5a);
-			EQ(munmap(buffer, 2 * N), 0);
-			(void)close(fd);
-			bench_close(&b);
-			free(kept);
-			free(o);
-		}
-	}
-}
-
-/* Zeroes of a hole are made by us. */
-TEST(a_hole_read_into_buffers_that_are_gone_does_not_hurt)
-{
-	static const struct block_format holes = {
-		.name = "holes", .prepare = holes_prepare, .finish = faulty_finish,
-	};
-	struct bench b;
-	struct op *o = calloc(1, sizeof *o);
-	bench_open(&b, "/tmp", 65536, 0, &holes);
-	int fd = memfd_create("buffers", MFD_CLOEXEC);
-	OK(fd >= 0 && ftruncate(fd, 32768) == 0);
-	uint8_t *buffer = mmap(NULL, 32768, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
-	OK(buffer != MAP_FAILED);
-	memset(buffer, 0x5a, 32768);
-	EQ(ftruncate(fd, 8192), 0);
-	o->iov[0] = (struct iovec){ .iov_base = buffer + 1, .iov_len = 20479 };
-	o->iov[1] = (struct iovec){ .iov_base = buffer, .iov_len = 1 };
-	o->r.n_iov = 2;
-	o->r.may_fault = true;
-	submit(&b, o, BLOCK_READ, 0, 20480);
-	EQ(wait_for(&b, o), 0);
-	for (size_t k = 0; k < 8192; k++)
-		EQ(buffer[k], 0);
-	EQ(munmap(buffer, 32768), 0);
-	(void)close(fd);
-	bench_close(&b);
-	free(o);
 }
 
 /* --- holes and zeroes --- */

@@ -237,8 +237,8 @@ static void write_in_place(const char *options)
 	EQ(kit_do(&k, BLOCK_FLUSH, 0, NULL, 0), 0);
 	uint64_t l2 = qcow2_of(k.image)->l1.entries[0] & QCOW2_OFFSET_MASK;
 	file_read(k.path, l2, entry, sizeof entry);
-	uint64_t place = qcow2_load64(entry) & QCOW2_OFFSET_MASK;
-	EQ(qcow2_load64(entry), place | QCOW2_OFLAG_COPIED | (qcow2_of(k.image)->has_extl2 ? 0 : QCOW2_OFLAG_ZERO));
+	uint64_t place = get_be64(entry) & QCOW2_OFFSET_MASK;
+	EQ(get_be64(entry), place | QCOW2_OFLAG_COPIED | (qcow2_of(k.image)->has_extl2 ? 0 : QCOW2_OFLAG_ZERO));
 	OK(place > 0);
 
 	host_init(&h, &k);

@@ -77,7 +77,7 @@ TEST(entries_that_cannot_be_fail_their_request_only)
 	uint8_t l1[8];
 	EQ(pread(fd, l1, 8, 0x30000), 8);
 	close(fd);
-	uint64_t l2 = qcow2_load64(l1) & QCOW2_OFFSET_MASK;
+	uint64_t l2 = get_be64(l1) & QCOW2_OFFSET_MASK;
 	poke(k.path, l2, 8, QCOW2_OFLAG_COPIED | 0x10200);            /* within a cluster */
 	poke(k.path, l2 + 8, 8, QCOW2_OFLAG_COPIED | 0x30000);        /* the L1 table */
 	poke(k.path, l2 + 16, 8, QCOW2_OFLAG_COMPRESSED | 0x50000);   /* no compressed data */
@@ -107,7 +107,7 @@ TEST(tables_are_not_a_guests_to_use_or_to_free)
 	uint8_t *b = calloc(1, 2 * 65536), before[8192], now[8192];
 	make(&k, &m, "", "-O qcow2");
 	file_read(k.path, 0x30000, before, 8);
-	uint64_t l2 = qcow2_load64(before) & QCOW2_OFFSET_MASK;
+	uint64_t l2 = get_be64(before) & QCOW2_OFFSET_MASK;
 	/* Zeroes that have a place: a refcount block, and the L1 table behind it. */
 	poke(k.path, l2, 8, QCOW2_OFLAG_COPIED | QCOW2_OFLAG_ZERO | 0x20000);
 	poke(k.path, l2 + 8, 8, QCOW2_OFLAG_COPIED | QCOW2_OFLAG_ZERO | 0x30000);
@@ -149,15 +149,15 @@ TEST(l2_tables_and_refcount_blocks_are_not_a_guests_to_use_or_to_free)
 		kit_folder_new(0);
 		make(&k, &m, "-o cluster_size=4k", "-O qcow2 -o cluster_size=4k");
 		file_read(k.path, 40, word, 8);
-		uint64_t l1 = qcow2_load64(word);
+		uint64_t l1 = get_be64(word);
 		file_read(k.path, l1, word, 8);
-		uint64_t l2 = qcow2_load64(word) & QCOW2_OFFSET_MASK;
+		uint64_t l2 = get_be64(word) & QCOW2_OFFSET_MASK;
 		file_read(k.path, l1 + 8, word, 8);
-		uint64_t victim = qcow2_load64(word) & QCOW2_OFFSET_MASK;
+		uint64_t victim = get_be64(word) & QCOW2_OFFSET_MASK;
 		if (n % 2) {
 			file_read(k.path, 48, word, 8);
-			file_read(k.path, qcow2_load64(word), word, 8);
-			victim = qcow2_load64(word);
+			file_read(k.path, get_be64(word), word, 8);
+			victim = get_be64(word);
 		}
 		poke(k.path, l2 + 8 * 7, 8, flags[n / 2] | victim);
 		file_read(k.path, victim, before, sizeof before);
@@ -179,7 +179,7 @@ TEST(l2_tables_and_refcount_blocks_are_not_a_guests_to_use_or_to_free)
 		if (n % 2 == 0)
 			MEM_EQ(now, before, sizeof now);
 		file_read(k.path, l1 + 8, word, 8);
-		OK((qcow2_load64(word) & QCOW2_OFFSET_MASK) != 0);
+		OK((get_be64(word) & QCOW2_OFFSET_MASK) != 0);
 		STR_HAS(kit_log, "among the tables");
 		/* The tables are what they were: all is read as before. */
 		kit_open(&k);
@@ -267,7 +267,7 @@ TEST(a_search_for_a_free_cluster_ends)
 	uint8_t *b = malloc(65536);
 	make(&k, &m, "-o refcount_bits=1", NULL);
 	for (unsigned n = 0; n < 8192; n++)
-		qcow2_store64(b + 8 * n, 0x20000);
+		put_be64(b + 8 * n, 0x20000);
 	int fd = open(k.path, O_WRONLY);
 	EQ(pwrite(fd, b, 65536, 0x10000), 65536);
 	memset(b, 0xff, 65536);
@@ -288,8 +288,8 @@ static void make_snapshots(const struct kit *k, uint64_t at, unsigned n, uint64_
 {
 	uint8_t *b = calloc(n, 40);
 	for (unsigned s = 0; s < n; s++) {
-		qcow2_store64(b + 40 * s, l1);
-		qcow2_store32(b + 40 * s + 8, (uint32_t)n_l1);
+		put_be64(b + 40 * s, l1);
+		put_be32(b + 40 * s + 8, (uint32_t)n_l1);
 	}
 	int fd = open(k->path, O_WRONLY);
 	EQ(pwrite(fd, b, 40 * (size_t)n, (off_t)at), 40 * (long long)n);
@@ -312,11 +312,11 @@ TEST(many_names_for_few_tables_are_soon_checked)
 	kit_run("truncate -s 40M %s", k.path);
 	uint8_t *entries = malloc(n_entries * 8);
 	for (uint64_t n = 0; n < n_entries; n++)
-		qcow2_store64(entries + 8 * n, 8u << 20);
+		put_be64(entries + 8 * n, 8u << 20);
 	int fd = open(k.path, O_WRONLY);
 	EQ(pwrite(fd, entries, n_entries * 8, 2 << 20), (long long)n_entries * 8);
 	for (uint64_t n = 0; n < 8192; n++)
-		qcow2_store64(entries + 8 * n, 9u << 20);
+		put_be64(entries + 8 * n, 9u << 20);
 	EQ(pwrite(fd, entries, 65536, 8 << 20), 65536);
 	close(fd);
 	make_snapshots(&k, 1 << 20, 64, 2 << 20, n_entries);
@@ -411,8 +411,8 @@ TEST(marked_images)
 	fd = open(k.path, O_RDONLY);
 	EQ(pread(fd, bits, sizeof bits, 72), (long long)sizeof bits);
 	close(fd);
-	EQ(qcow2_load64(bits), 0);
-	EQ(qcow2_load64(bits + 16), 0);
+	EQ(get_be64(bits), 0);
+	EQ(get_be64(bits + 16), 0);
 	free(m.bytes);
 	kit_folder_done();
 }

@@ -249,7 +249,7 @@ TEST(many_flushes_at_once_all_end)
 			for (unsigned j = 0; j < ARRAY_LEN(ops); j++)
 				EQ(ops[j].result, 0);
 		}
-		EQ(k.image->file->n_syncing, 0);
+		EQ(k.image->file->is_syncing, 0);
 		kit_close(&k);
 	}
 	kit_folder_done();

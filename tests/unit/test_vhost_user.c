@@ -2,7 +2,7 @@
 /* The front end against a backend that does as it is told, or the contrary. */
 #include "vhost_disk.h"
 
-#include "base/event_fd.h"
+#include "base/shared_event.h"
 #include "vhost_backend.h"
 
 #include <errno.h>
@@ -609,12 +609,12 @@ TEST(an_old_backends_event_descriptors_reach_nobody)
 		disk_do(&d, 0, T_OUT, 2, 2);
 		test_sleep_us(20000);
 		unsigned n_signals = d.g.n_queue_signals[0];
-		event_fd_raise(backend.queues[0].old_call_fd);
+		shared_event_raise(backend.queues[0].old_call_fd);
 		test_sleep_us(20000);
 		EQ(d.g.n_queue_signals[0], n_signals);
 		EQ(read(backend.queues[0].old_call_fd, &n, sizeof n), sizeof n);
 		if (!has_inflight) { /* the driver's own rings are kicked through one descriptor */
-			event_fd_raise(backend.queues[0].old_kick_fd);
+			shared_event_raise(backend.queues[0].old_kick_fd);
 			test_sleep_us(20000);
 			EQ(read(backend.queues[0].old_kick_fd, &n, sizeof n), sizeof n);
 		}
