@@ -202,6 +202,9 @@ static unsigned reap(struct block_lane *lane)
 static void on_hook(struct loop_hook *h)
 {
 	struct block_lane *lane = container_of(h, struct block_lane, hook);
+	/* A completion interrupts the loop's wait before it makes the ring readable: one more wait would be needed to be told. */
+	if (lane->uring.n_in_kernel)
+		(void)block_uring_reap(lane);
 	for (unsigned i = 0; !block_fifo_is_empty(&lane->ready) || lane->uring.n_unsent; i++) {
 		advance(lane);
 		if (i == HOOK_ROUNDS || block_uring_reap(lane) == 0)

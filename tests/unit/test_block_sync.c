@@ -325,3 +325,38 @@ TEST(a_mark_that_cannot_be_taken_off_is_told)
 	}
 	kit_folder_done();
 }
+
+struct watch {
+	struct loop_hook h;
+	const struct kit_op *o;
+	bool was_done;
+};
+
+static void on_watch(struct loop_hook *h)
+{
+	struct watch *w = container_of(h, struct watch, h);
+	w->was_done = w->o->is_done;
+}
+
+/* The loop's wait is a system call, and what interrupts it is often the completion itself. */
+TEST(what_is_complete_is_taken_before_the_loop_waits)
+{
+	struct kit_op o = { 0 };
+	struct watch w = { .o = &o };
+	kit_folder_new(KIT_DIRECT); /* not in memory: the sync is done by the kernel's workers, and never at once */
+	struct kit k = new_disk(BLOCK_TYPE_RAW, BLOCK_SYNC_FULL, 0);
+	kit_open(&k);
+	kit_submit(&k, 0, &o, BLOCK_FLUSH, 0, 0);
+	(void)loop_run_once(k.loops[0], 0);
+	if (strcmp(block_lane_engine(k.lanes[0]), "io_uring") != 0)
+		test_skip("there is no io_uring");
+	struct pollfd ring = { .fd = k.lanes[0]->uring.ring.ring_fd, .events = POLLIN };
+	OK(o.is_done || poll(&ring, 1, 20000) == 1);
+	loop_hook_add(k.loops[0], &w.h, on_watch);
+	OK(loop_run_once(k.loops[0], 0) >= 0);
+	OK(w.was_done);
+	EQ(o.result, 0);
+	loop_hook_remove(&w.h);
+	kit_close(&k);
+	kit_folder_done();
+}
