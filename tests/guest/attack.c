@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The hostile guest: bare metal, one vCPU. On its command line: `seed=N rounds=N`. It says one line a case on the serial
- * port, `CASE device transport name: verdict`, and `DONE n cases, n failed` before it powers off. */
+ * port, `CASE device transport name: verdict`, and `DONE n cases, n failed` before it powers off. With `spin=1` it does
+ * nothing, for ever. */
 #include "attack.h"
 
 #define PATIENCE 40000u /* looks at a register before a device counts as silent: seconds, where an exit costs 50 us */
@@ -121,6 +122,10 @@ void payload_main(const uint8_t *zero_page)
 	uint64_t seed = option(cmdline, "seed=", 1), n_rounds = option(cmdline, "rounds=", 200);
 	unsigned n_failed = 0;
 
+	if (option(cmdline, "spin=", 0)) {
+		for (;;)
+			__asm__ volatile("pause");
+	}
 	kit_start(seed);
 	unsigned n = devices_find(devices, cmdline);
 	print("ATTACK seed ");

@@ -37,7 +37,7 @@ def pytest_runtest_makereport(item, call):
     report = outcome.get_result()
     if report.failed:
         item.has_failed = True
-        if any(vm.has_lost_guest() for vm in getattr(item, "vms", [])):
+        if any(vm.has_lost_guest() or vm.is_guest_deadlocked() for vm in getattr(item, "vms", [])):
             item.has_lost_guest = True
         # Before the fixtures end it: what a program that still runs can tell.
         for vm in getattr(item, "vms", []):
@@ -47,8 +47,8 @@ def pytest_runtest_makereport(item, call):
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_protocol(item, nextitem):
-    """QEMU's emulation of nested guests loses one now and then, by a triple fault (tests/host/README.md). A test that failed
-    so is run again, and says so. Any other failure is one, and on a machine that is not emulated this one is, too."""
+    """QEMU's emulation of nested guests loses one now and then (tests/host/README.md). A test that failed so is run again, and
+    says so. Any other failure is one, and on a machine that is not emulated this one is, too."""
     global n_lost
     if not IS_EMULATED:
         return None
@@ -60,7 +60,7 @@ def pytest_runtest_protocol(item, nextitem):
         n_lost += item.has_lost_guest
         if n == MAX_RUNS or not item.has_lost_guest or n_lost > MAX_LOST:
             break
-        print(f"\n{item.nodeid}: the emulator lost the guest (triple fault): run {n + 1}")
+        print(f"\n{item.nodeid}: the emulator lost the guest: run {n + 1}")
         item._initrequest()
     if n > 1:  # into the report
         reports[-1].user_properties.append(("runs", str(n)))

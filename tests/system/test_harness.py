@@ -1,8 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the other tests take for granted of conftest.py."""
+import time
+
 import pytest
 
 from stream import SECONDS, Timeout
+from test_attack import PAYLOAD
 from vmm import IS_EMULATED
 
 runs = []
@@ -20,6 +23,18 @@ def test_a_lost_guest_is_run_again(start):
         vm.console.expect("never", 10 * SECONDS)
     assert vm.is_running()
     pytest.fail("as a test does whose guest was lost")
+
+
+@pytest.mark.skipif(not IS_EMULATED, reason="only the emulated host loses guests")
+def test_a_guest_that_waits_for_ever_is_told_from_others(start):
+    """In a loop with interrupts off, against busy and quiet ones."""
+    busy = start(script="echo ready; while :; do :; done")
+    quiet = start(script="echo ready; sleep 1000")
+    for vm in (busy, quiet):
+        vm.console.expect("ready\n")
+    spinning = start(kernel=None, options=["--kernel", PAYLOAD, "--cmdline", "spin=1", "--memory", "size=128M"])
+    time.sleep(2)
+    assert [vm.is_guest_deadlocked() for vm in (spinning, busy, quiet)] == [True, False, False]
 
 
 def test_a_triple_fault_that_was_meant_is_none_of_that(start):

@@ -9,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 
+from spinning import spins
 from stream import SECONDS, FdStream, FileStream, Terminal, Timeout, connect, open_pty
 
 sys.path.append(str(Path(__file__).resolve().parent.parent / "host"))
@@ -146,6 +147,10 @@ class Vm:
     def has_lost_guest(self):
         """Whether a CPU of the guest triple-faulted though no test asked for it: see tests/host/README.md."""
         return IS_EMULATED and not self.is_triple_fault_meant and "triple fault" in self.log() + self.stderr()
+
+    def is_guest_deadlocked(self):
+        """Whether its kernel waits for a lock for ever, as it does when a timer's interrupt comes while interrupts are off."""
+        return IS_EMULATED and self.is_running() and spins(self.pid)
 
     def can_say_more(self):
         return self.is_running() and not self.has_lost_guest()
