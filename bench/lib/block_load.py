@@ -4,13 +4,20 @@
 As with boots (run.py) the two are not mixed. The guest tells where a phase begins and ends (bench/guest/block_load.c).
 """
 import re
+import sys
 from contextlib import ExitStack
+from pathlib import Path
 
 from run import RunFailed, _idle, _named
 from tracing import Instance, names_of
 
+sys.path.append(str(Path(__file__).resolve().parents[2] / "tests" / "host"))
+from spinning import spins  # noqa: E402
+
 BEGIN_LEAF, END_LEAF = 0x6e617262, 0x6e617263
-SECONDS = 20  # a guard, of the host's clock, for one phase; the first one is behind the guest's boot
+# Guards, of the host's clock: for one phase, and for the guest's boot before the first. A guest that waits for ever makes the
+# clock crawl: a second of it takes minutes then.
+SECONDS, BOOT_SECONDS = 1.5, 6
 
 COUNTED = {
     "kvm/kvm_exit": ("exit_reason",),
@@ -24,16 +31,16 @@ def _is(leaf):
 
 
 class GuestLost(RunFailed):
-    """It stands still. The emulator delivers a timer's interrupt twice now and then, the second time to a guest that has
-    interrupts off: its kernel waits for ever for a lock that it holds itself."""
+    """By the emulator, as far as that can be told: it did not even begin, or its kernel waits for ever (tests/host/spinning.py)."""
 
 
-def _wait_for(vmm, wait, load):
+def _wait_for(vmm, wait, load, is_first):
     """How many requests there were between the marks."""
-    line = wait(SECONDS)
+    line = wait(SECONDS + is_first * BOOT_SECONDS)
     if not line:
-        what = "end" if _has_begun(vmm) else "begin"
-        raise GuestLost(f"{vmm.name}: the guest did not {what} its load `{load.name}`{vmm.text()}")
+        how = spins(vmm.pid) if _has_begun(vmm) else "it did not begin"
+        kind = GuestLost if how and vmm.process.poll() is None else RunFailed
+        raise kind(f"{vmm.name}: the guest did not end its load `{load.name}`: {how or 'no reason is known'}{vmm.text()}")
     return int(re.search(r"\bidx (?:0x)?([0-9a-f]+)", line).group(1), 16)
 
 
@@ -57,7 +64,7 @@ def costs(vmm, loads):
         times.record("power/cpu_idle")
         vmm.go()
         for load in loads:
-            count = _wait_for(vmm, wait, load)
+            count = _wait_for(vmm, wait, load, load is loads[0])
             events = list(times.events())
             marks = [now for _, now, event, _ in events if event == "kvm_cpuid"]
             if len(marks) != 2:
@@ -78,7 +85,7 @@ def events(vmm, loads):
             counter.count_between(event, keys, ("kvm/kvm_cpuid", _is(BEGIN_LEAF)), ("kvm/kvm_hypercall", f"nr == {END_LEAF}"))
         vmm.go()
         for load in loads:
-            count = _wait_for(vmm, wait, load)
+            count = _wait_for(vmm, wait, load, load is loads[0])
             counts = {event: counter.counts(event) for event in COUNTED}
             calls = {}
             for (task, call), n in counts["raw_syscalls/sys_enter"].items():

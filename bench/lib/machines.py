@@ -22,8 +22,9 @@ def _varan(*options):
 def _qemu(machine, *options):
     def argv(guest, serial):
         return [QEMU, "-M", machine, "-accel", "kvm", "-cpu", "host", "-smp", "1", "-m", f"{guest.memory_mib}M",
-                "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-kernel", str(guest.kernel),
-                "-initrd", str(guest.initramfs), "-append", guest.cmdline, "-serial", f"file:{serial}", *options]
+                "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-name", "peer,debug-threads=on",
+                "-kernel", str(guest.kernel), "-initrd", str(guest.initramfs), "-append", guest.cmdline,
+                "-serial", f"file:{serial}", *options]
     return argv
 
 

@@ -267,8 +267,8 @@ long block_transfer_finish(struct block_lane *lane, struct block_request *r, lon
 bool block_should_retry(struct block_request *r, long result);
 /* Undoes what block_transfer_prepare() did to r's buffers: when a step that was not carried out is not wanted any more. */
 void block_transfer_cancel(struct block_request *r);
-/* A READ's next n_bytes are these (NULL: zeroes). */
-void block_transfer_fill(struct block_request *r, const uint8_t *bytes, uint64_t n_bytes);
+/* A READ's next n_bytes are these (NULL: zeroes). False: what they go to is gone. */
+bool block_transfer_fill(struct block_request *r, const uint8_t *bytes, uint64_t n_bytes);
 /* The next n_bytes were moved by other means. */
 void block_transfer_skip(struct block_request *r, uint64_t n_bytes);
 /* Copies the next n_bytes of r's buffers, which stay where they are. False: they are gone. */

@@ -87,19 +87,21 @@ static bool copy_bounce(struct block_request *r, size_t n_bytes, bool is_to_boun
 	return is_there;
 }
 
-void block_transfer_fill(struct block_request *r, const uint8_t *bytes, uint64_t n_bytes)
+bool block_transfer_fill(struct block_request *r, const uint8_t *bytes, uint64_t n_bytes)
 {
 	assert(n_bytes <= r->n_bytes - r->n_done_bytes);
 	uint64_t left = n_bytes;
+	bool is_there = true;
 	for (int k = 0; left; k++) {
 		assert(k < r->n_iov);
 		size_t n = (size_t)min_u64(r->iov[k].iov_len, left);
-		(void)give_bytes(r, r->iov[k].iov_base, bytes, n); /* what is gone is nobody's loss: the disk has it */
+		is_there &= give_bytes(r, r->iov[k].iov_base, bytes, n);
 		bytes += bytes ? n : 0;
 		left -= n;
 	}
 	advance_iov(r, (size_t)n_bytes);
 	r->n_done_bytes += n_bytes;
+	return is_there;
 }
 
 void block_transfer_skip(struct block_request *r, uint64_t n_bytes)
@@ -329,8 +331,8 @@ static long read_call(struct block_request *r)
 	if (!bytes)
 		return -ENOMEM;
 	rc = x.image->format->read_packed(x.image, &x, bytes);
-	if (rc >= 0)
-		block_transfer_fill(r, bytes, x.n_bytes);
+	if (rc >= 0 && !block_transfer_fill(r, bytes, x.n_bytes))
+		rc = -EFAULT;
 	free(bytes);
 	return rc;
 }
@@ -359,7 +361,10 @@ enum block_next block_read_prepare(struct block_lane *lane, struct block_request
 		}
 		if (x->kind == BLOCK_EXTENT_DATA)
 			return block_transfer_prepare(lane, r, x->file, x->offset_bytes, x->n_bytes);
-		block_transfer_fill(r, NULL, x->n_bytes);
+		if (!block_transfer_fill(r, NULL, x->n_bytes)) {
+			block_release(lane->image, hold);
+			return fail_read(r, -EFAULT);
+		}
 	}
 	block_release(lane->image, hold);
 	r->result = 0;
@@ -377,8 +382,8 @@ bool block_read_finish(struct block_lane *lane, struct block_request *r, long re
 	if (r->step.op != BLOCK_STEP_CALL) {
 		result = block_transfer_finish(lane, r, result);
 		/* Behind the end of a file that is an image's: its last cluster may be there in part only. */
-		if (result == 0)
-			block_transfer_fill(r, NULL, x->n_bytes);
+		if (result == 0 && !block_transfer_fill(r, NULL, x->n_bytes))
+			result = -EFAULT;
 	}
 	r->result = result < 0 ? (int)result : 0;
 	return result < 0 || r->n_done_bytes == r->n_bytes;

@@ -15,9 +15,9 @@ static size_t copy(copy_fn *fn, void *ours, void *theirs, size_t n_bytes)
 	ssize_t n = fn(getpid(), &local, 1, &remote, 1, 0);
 	if (n >= 0)
 		return (size_t)n;
-	if (errno == EFAULT)
+	if (errno != EPERM && errno != EACCES && errno != ENOSYS)
 		return 0;
-	/* What is there is not to be taken for missing. */
+	/* Forbidden, by a filter: what is there is not to be taken for missing. */
 	if (fn == process_vm_readv)
 		memcpy(ours, theirs, n_bytes);
 	else

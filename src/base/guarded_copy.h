@@ -5,6 +5,6 @@
 #include "base/forward.h"
 
 /* One of the two is our own memory. False: not all of it is there; what is not reads as zeroes, and is not written. A system
- * call; where a filter forbids that, a plain copy. */
+ * call; where a filter forbids that (EPERM, EACCES, ENOSYS), a plain copy. */
 bool guarded_read(void *ret_bytes, const void *from, size_t n_bytes);
 bool guarded_write(void *to, const void *bytes, size_t n_bytes);

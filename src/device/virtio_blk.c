@@ -65,7 +65,8 @@ struct blk_request {
 	struct chain chain;
 	struct iovec *slot;    /* NULL: `small` */
 	struct iovec *cells;   /* behind the chain's: the data's iovecs, or the segments */
-	uint32_t type;         /* UINT32_MAX: there was none */
+	bool has_header;
+	uint32_t type;         /* UINT32_MAX without a header */
 	uint64_t sector;
 	uint32_t n_done_bytes; /* written at the front of the writable part when all goes well */
 	unsigned n_segments, n_next_segment;
@@ -304,9 +305,9 @@ static bool is_in_disk(const struct virtio_blk *b, uint64_t sector, uint64_t n_s
 static void read_header(struct blk_request *r)
 {
 	uint8_t header[HEADER_BYTES];
-	bool is_whole = chain_read(&r->chain, 0, header, sizeof header) == sizeof header;
-	r->type = is_whole ? get_le32(header) : UINT32_MAX;
-	r->sector = is_whole ? get_le64(header + 8) : 0;
+	r->has_header = chain_read(&r->chain, 0, header, sizeof header) == sizeof header;
+	r->type = r->has_header ? get_le32(header) : UINT32_MAX;
+	r->sector = r->has_header ? get_le64(header + 8) : 0;
 }
 
 /* Of a read or a write; 0 of all else. */
@@ -364,8 +365,10 @@ static uint8_t read_segments(struct blk_request *r, unsigned n_segments, const c
 
 	for (unsigned i = 0; i < n_segments; i++) {
 		uint8_t b[SEGMENT_BYTES];
-		size_t n = chain_read(&r->chain, HEADER_BYTES + (size_t)i * SEGMENT_BYTES, b, sizeof b);
-		assert(n == sizeof b);
+		if (chain_read(&r->chain, HEADER_BYTES + (size_t)i * SEGMENT_BYTES, b, sizeof b) != sizeof b) {
+			*ret_why = "a segment is gone";
+			return VIRTIO_BLK_S_IOERR;
+		}
 		s[i] = (struct segment){
 			.sector = get_le64(b), .n_sectors = get_le32(b + 8), .flags = get_le32(b + 12),
 		};
@@ -409,8 +412,8 @@ static void begin_request(struct blk_request *r)
 {
 	const struct virtio_blk *b = r->queue->blk;
 
-	if (r->chain.n_out_bytes < HEADER_BYTES) {
-		refuse(r, VIRTIO_BLK_S_IOERR, "its header is cut off");
+	if (!r->has_header) {
+		refuse(r, VIRTIO_BLK_S_IOERR, "its header is cut off, or gone");
 		return;
 	}
 	r->io = (struct block_request){ .done = on_io_done };

@@ -15,6 +15,24 @@ static const struct iovec *part(const struct chain *c, bool is_writable, unsigne
 	return is_writable ? c->iov + c->n_out : c->iov;
 }
 
+/* What cannot be written is lost: it is the answer, and nobody is left to be told. */
+static void give(const struct chain *c, void *to, const void *bytes, size_t n_bytes)
+{
+	if (c->may_fault)
+		(void)guarded_write(to, bytes, n_bytes);
+	else
+		memcpy(to, bytes, n_bytes);
+}
+
+/* False: not all of it is there. */
+static bool take(const struct chain *c, void *ret_bytes, const void *from, size_t n_bytes)
+{
+	if (c->may_fault)
+		return guarded_read(ret_bytes, from, n_bytes);
+	memcpy(ret_bytes, from, n_bytes);
+	return true;
+}
+
 static size_t copy(const struct chain *c, bool is_writable, size_t offset, uint8_t *bytes, size_t n_bytes)
 {
 	unsigned n;
@@ -28,13 +46,10 @@ static size_t copy(const struct chain *c, bool is_writable, size_t offset, uint8
 		}
 		size_t n_here = (size_t)min_u64(iov[i].iov_len - offset, n_bytes - n_copied);
 		uint8_t *at = (uint8_t *)iov[i].iov_base + offset;
-		if (c->may_fault)
-			(void)(is_writable ? guarded_write(at, bytes + n_copied, n_here)
-			                   : guarded_read(bytes + n_copied, at, n_here));
-		else if (is_writable)
-			memcpy(at, bytes + n_copied, n_here);
-		else
-			memcpy(bytes + n_copied, at, n_here);
+		if (is_writable)
+			give(c, at, bytes + n_copied, n_here);
+		else if (!take(c, bytes + n_copied, at, n_here))
+			break;
 		n_copied += n_here;
 		offset = 0;
 	}

@@ -84,7 +84,8 @@ bool queue_end(struct queue *q);
 void queue_quiet(struct queue *q);
 void queue_break(struct queue *q, enum queue_fault why);
 
-/* Copies between a chain's readable (writable) bytes and our memory. Returns the bytes copied: fewer at the end. */
+/* Copies between a chain's readable (writable) bytes and our memory. Returns the bytes copied: fewer at the end, or in front
+ * of a buffer to read from that is not (all) there any more. */
 size_t chain_read(const struct chain *c, size_t offset, void *ret_bytes, size_t n_bytes);
 size_t chain_write(const struct chain *c, size_t offset, const void *bytes, size_t n_bytes);
 /* The iovecs of [offset, offset + n_bytes) of the readable (writable) part, in ret_iov; returns how many, or -ENOSPC. */

@@ -122,11 +122,12 @@ void payload_main(const uint8_t *zero_page)
 	uint64_t seed = option(cmdline, "seed=", 1), n_rounds = option(cmdline, "rounds=", 200);
 	unsigned n_failed = 0;
 
+	kit_start(seed);
 	if (option(cmdline, "spin=", 0)) {
+		print("SPINS\n");
 		for (;;)
 			__asm__ volatile("pause");
 	}
-	kit_start(seed);
 	unsigned n = devices_find(devices, cmdline);
 	print("ATTACK seed ");
 	print_number(seed);

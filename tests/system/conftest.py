@@ -37,8 +37,7 @@ def pytest_runtest_makereport(item, call):
     report = outcome.get_result()
     if report.failed:
         item.has_failed = True
-        if any(vm.has_lost_guest() or vm.is_guest_deadlocked() for vm in getattr(item, "vms", [])):
-            item.has_lost_guest = True
+        item.lost = getattr(item, "lost", []) + [how for vm in getattr(item, "vms", []) if (how := vm.how_guest_was_lost())]
         # Before the fixtures end it: what a program that still runs can tell.
         for vm in getattr(item, "vms", []):
             vm.examine()
@@ -55,12 +54,12 @@ def pytest_runtest_protocol(item, nextitem):
     item.ihook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
     for n in range(1, MAX_RUNS + 1):
         item.has_failed = False
-        item.has_lost_guest = False
+        item.lost = []
         reports = runtestprotocol(item, nextitem=nextitem, log=False)
-        n_lost += item.has_lost_guest
-        if n == MAX_RUNS or not item.has_lost_guest or n_lost > MAX_LOST:
+        n_lost += bool(item.lost)
+        if n == MAX_RUNS or not item.lost or n_lost > MAX_LOST:
             break
-        print(f"\n{item.nodeid}: the emulator lost the guest: run {n + 1}")
+        print(f"\n{item.nodeid}: the emulator lost the guest ({', '.join(item.lost)}): run {n + 1}")
         item._initrequest()
     if n > 1:  # into the report
         reports[-1].user_properties.append(("runs", str(n)))

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the other tests take for granted of conftest.py."""
-import time
+import re
 
 import pytest
 
@@ -33,8 +33,10 @@ def test_a_guest_that_waits_for_ever_is_told_from_others(start):
     for vm in (busy, quiet):
         vm.console.expect("ready\n")
     spinning = start(kernel=None, options=["--kernel", PAYLOAD, "--cmdline", "spin=1", "--memory", "size=128M"])
-    time.sleep(2)
-    assert [vm.is_guest_deadlocked() for vm in (spinning, busy, quiet)] == [True, False, False]
+    spinning.serial.expect("SPINS")
+    assert re.fullmatch(r"vcpu0 waits for ever at 0x[0-9a-f]+", spinning.how_guest_was_lost())
+    assert busy.how_guest_was_lost() is None
+    assert quiet.how_guest_was_lost() is None
 
 
 def test_a_triple_fault_that_was_meant_is_none_of_that(start):

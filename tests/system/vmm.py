@@ -9,11 +9,11 @@ import sys
 import time
 from pathlib import Path
 
-from spinning import spins
 from stream import SECONDS, FdStream, FileStream, Terminal, Timeout, connect, open_pty
 
 sys.path.append(str(Path(__file__).resolve().parent.parent / "host"))
 import cpio  # noqa: E402
+from spinning import spins  # noqa: E402
 
 PROGRAM = os.environ.get("VARAN", str(Path(__file__).resolve().parents[2] / "build" / "varan"))
 GUEST = Path(os.environ.get("VARAN_GUEST", "/guest"))
@@ -148,9 +148,11 @@ class Vm:
         """Whether a CPU of the guest triple-faulted though no test asked for it: see tests/host/README.md."""
         return IS_EMULATED and not self.is_triple_fault_meant and "triple fault" in self.log() + self.stderr()
 
-    def is_guest_deadlocked(self):
-        """Whether its kernel waits for a lock for ever, as it does when a timer's interrupt comes while interrupts are off."""
-        return IS_EMULATED and self.is_running() and spins(self.pid)
+    def how_guest_was_lost(self):
+        """As the emulator loses them: a triple fault, or a kernel that waits for a lock for ever. Else None."""
+        if self.has_lost_guest():
+            return "triple fault"
+        return spins(self.pid) if IS_EMULATED and self.is_running() else None
 
     def can_say_more(self):
         return self.is_running() and not self.has_lost_guest()

@@ -18,7 +18,7 @@ struct test {
 void test_register(struct test *t);
 void test_fail(const char *file, int line, const char *fmt, ...) __attribute__((format(printf, 3, 4), noreturn));
 void test_skip(const char *why) __attribute__((noreturn));
-void test_forbid_call(long number); /* a system call, for the rest of this test: EPERM */
+void test_forbid_call(long number, int error); /* a system call fails so from now on: for tests in a process of their own */
 
 /* For a while in which nothing is to happen; never to wait for something that is. */
 void test_sleep_us(unsigned us);

@@ -8,6 +8,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -568,6 +569,46 @@ TEST(wrong_requests_are_answered)
 	EQ(status_of_device(&d) & VIRTIO_STATUS_DEVICE_NEEDS_RESET, 0);
 	EQ(request(&d, T_IN, 0, SECTOR, NULL), S_OK);
 	disk_close(&d);
+}
+
+/* In a mapped file that somebody cut off in the middle of it: what is gone reads as zeroes, and may decide nothing. */
+TEST(a_request_that_is_gone_in_part_is_an_error)
+{
+	struct disk d;
+	size_t index;
+	uint8_t header[16] = { T_OUT }, segment[16] = { 0 };
+	const uint64_t gone = (1ull << 32) + 0x1000;
+	new_disk(&d);
+	int fd = memfd_create("other", MFD_CLOEXEC);
+	OK(fd >= 0 && ftruncate(fd, 0x4000) == 0);
+	struct mem_device_params p = { .start = GPA(1ull << 32), .n_bytes = 0x4000, .fd = fd };
+	EQ(mem_map_add_device(&d.g.mem, &p, &index, NULL), 0);
+	put_le64(header + 8, 8);
+	EQ(pwrite(fd, header, 16, 0xff8), 16);
+	EQ(ftruncate(fd, 0x1000), 0);
+	fill_data(&d, 0xdd, SECTOR);
+
+	/* The type is there, the sector is not; then neither is. */
+	for (uint64_t at = gone - 8; at <= gone; at += 8)
+		EQ(serve(&d, (struct part[]){ { at, 16, false }, { DATA, SECTOR, false }, { STATUS, 1, true } }, 3, NULL),
+		   S_IOERR);
+	EQ(serve(&d, (struct part[]){ { gone, 16, false }, { STATUS, 1, true } }, 2, NULL), S_IOERR);
+
+	/* A segment whose sector is gone, and a whole one. */
+	for (unsigned n = 0; n < 2; n++) {
+		put_header(&d, HEADER, n ? T_ZEROES : T_DISCARD, 0);
+		put_le32(segment + 8, 8);
+		OK(mem_write(&d.g.mem, GPA(DATA), segment + 8, 8));
+		EQ(serve(&d, (struct part[]){ { HEADER, 16, false }, { gone, 8, false }, { DATA, 8, false },
+		                              { STATUS, 1, true } }, 4, NULL), S_IOERR);
+		EQ(serve(&d, (struct part[]){ { HEADER, 16, false }, { gone, 16, false }, { STATUS, 1, true } }, 3, NULL), S_IOERR);
+	}
+	for (unsigned s = 0; s < 16; s++)
+		file_is(&d, s, pattern(s));
+	EQ(status_of_device(&d) & VIRTIO_STATUS_DEVICE_NEEDS_RESET, 0);
+	EQ(request(&d, T_IN, 0, SECTOR, NULL), S_OK);
+	disk_close(&d);
+	(void)close(fd);
 }
 
 TEST(no_room_for_a_status_breaks_the_ring)
