@@ -17,7 +17,7 @@ from spinning import spins  # noqa: E402
 BEGIN_LEAF, END_LEAF = 0x6e617262, 0x6e617263
 # Guards, of the host's clock: for one phase, and for the guest's boot before the first. A guest that waits for ever makes the
 # clock crawl: a second of it takes minutes then.
-SECONDS, BOOT_SECONDS = 1.5, 6
+SECONDS, BOOT_SECONDS = 1.5, 20
 
 COUNTED = {
     "kvm/kvm_exit": ("exit_reason",),
