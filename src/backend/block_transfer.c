@@ -96,7 +96,8 @@ bool block_transfer_fill(struct block_request *r, const uint8_t *bytes, uint64_t
 		assert(k < r->n_iov);
 		size_t n = (size_t)min_u64(r->iov[k].iov_len, left);
 		is_there &= give_bytes(r, r->iov[k].iov_base, bytes, n);
-		bytes += bytes ? n : 0;
+		if (bytes)
+			bytes += n;
 		left -= n;
 	}
 	advance_iov(r, (size_t)n_bytes);
