@@ -56,7 +56,7 @@ static void run_image(const char *path, enum block_type type, bool is_readonly, 
 {
 	struct err e = { 0 };
 	struct block_image *i;
-	struct block_lane *lane;
+	struct block_lane *lane = NULL;
 	struct loop *loop;
 	struct block_limits l;
 	struct block_params p = { .path = path, .image_type = type, .is_readonly = is_readonly, .has_discard = true,
